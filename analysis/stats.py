@@ -1,0 +1,266 @@
+"""Intervals and paired tests: what two samples, or two variants on the same items, really say."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+Floats = NDArray[np.float64]
+
+# Resamples are drawn in batches of at most this many numbers, so that long sample lists fit in memory.
+_BATCH_ELEMENTS = 4_000_000
+
+
+class Statistic(Protocol):
+    """A statistic along one axis, such as ``numpy.median`` or ``numpy.mean``."""
+
+    def __call__(self, samples: Floats, /, *, axis: int) -> Floats:
+        """Reduce ``axis`` of ``samples``."""
+        ...
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its confidence interval, all in the unit of what is estimated.
+
+    Attributes:
+        point: the estimate.
+        low: lower bound.
+        high: upper bound.
+        confidence: the interval's level, for example 0.95.
+    """
+
+    point: float
+    low: float
+    high: float
+    confidence: float = 0.95
+
+    def __post_init__(self) -> None:
+        """Refuse what is no interval."""
+        if not all(math.isfinite(value) for value in (self.point, self.low, self.high)):
+            raise ValueError(f"an interval needs finite numbers, got {self.point} [{self.low}, {self.high}]")
+        if self.low > self.high:
+            raise ValueError(f"low={self.low} is above high={self.high}")
+        _check_confidence(self.confidence)
+
+    def scaled(self, factor: float) -> "Interval":
+        """Return the interval in another unit: ``factor`` times itself, the ends in order."""
+        low, high = sorted((self.low * factor, self.high * factor))
+        return Interval(self.point * factor, low, high, self.confidence)
+
+    def __str__(self) -> str:
+        """Three significant digits: ``1.8 [1.7, 1.9]``."""
+        return f"{self.point:.3g} [{self.low:.3g}, {self.high:.3g}]"
+
+
+def wilson_interval(correct: int, n: int, *, confidence: float = 0.95) -> Interval:
+    """Return an accuracy with its Wilson score interval.
+
+    Args:
+        correct: items answered correctly.
+        n: items asked.
+        confidence: level of the interval.
+
+    Returns:
+        The accuracy, from 0 to 1.
+
+    Raises:
+        ValueError: n below 1, or correct outside 0 to n.
+    """
+    _check_confidence(confidence)
+    if n < 1:
+        raise ValueError(f"an accuracy needs at least 1 item, got n={n}")
+    if not 0 <= correct <= n:
+        raise ValueError(f"correct={correct} is not between 0 and n={n}")
+    bounds = stats.binomtest(correct, n).proportion_ci(confidence_level=confidence, method="wilson")
+    return Interval(correct / n, float(bounds.low), float(bounds.high), confidence)
+
+
+def mcnemar_exact(b: int, c: int) -> float:
+    """Return the two-sided p-value of McNemar's exact test for two variants on the same items.
+
+    Args:
+        b: items that only the first variant answers correctly.
+        c: items that only the second answers correctly.
+
+    Returns:
+        The probability of a split at least as uneven if both are equally good; 1 where no item differs.
+
+    Raises:
+        ValueError: a negative count.
+    """
+    if b < 0 or c < 0:
+        raise ValueError(f"counts cannot be negative, got b={b} and c={c}")
+    return 1.0 if b + c == 0 else float(stats.binomtest(b, b + c, 0.5).pvalue)
+
+
+def discordant_pairs(first: Mapping[str, bool], second: Mapping[str, bool]) -> tuple[int, int]:
+    """Count the items that only one of two variants answers correctly, for ``mcnemar_exact``.
+
+    Args:
+        first: correctness by problem id.
+        second: the same for the other variant.
+
+    Returns:
+        Items only the first has right, items only the second has right.
+
+    Raises:
+        ValueError: no items, or the two did not answer the same ones.
+    """
+    if first.keys() != second.keys():
+        one_sided = len(first.keys() ^ second.keys())
+        raise ValueError(f"a paired test needs the same items: {one_sided} of them have only one answer")
+    if not first:
+        raise ValueError("a paired test needs at least 1 item, got 0")
+    only_first = sum(first[key] and not second[key] for key in first)
+    only_second = sum(second[key] and not first[key] for key in first)
+    return only_first, only_second
+
+
+def quantiles(
+    samples: ArrayLike, probabilities: Sequence[float] = (0.05, 0.25, 0.5, 0.75, 0.95)
+) -> dict[str, float]:
+    """Return quantiles by name: ``{"p5": ..., "p50": ...}``, linearly interpolated, in the samples' unit.
+
+    Raises:
+        ValueError: no samples, NaN or infinity among them, or a probability outside 0 to 1.
+    """
+    values = _samples(samples, "samples", at_least=1)
+    for probability in probabilities:
+        if not 0 <= probability <= 1:
+            raise ValueError(f"probability {probability} is not between 0 and 1")
+    found = np.quantile(values, list(probabilities))
+    return {f"p{100 * p:.6g}": float(value) for p, value in zip(probabilities, found, strict=True)}
+
+
+def bootstrap_interval(
+    samples: ArrayLike,
+    *,
+    statistic: Statistic = np.median,
+    seed: int,
+    n_boot: int = 2000,
+    confidence: float = 0.95,
+) -> Interval:
+    """Return a statistic of one sample with its percentile bootstrap interval, in the samples' unit.
+
+    Args:
+        samples: at least 2 measurements.
+        statistic: reduces an axis, ``numpy.median`` by default.
+        seed: the same seed gives the same interval.
+        n_boot: resamples.
+        confidence: level of the interval.
+
+    Raises:
+        ValueError: fewer than 2 samples, NaN or infinity among them, or n_boot below 100.
+    """
+    values = _samples(samples, "samples", at_least=2)
+    return _bootstrap([values], lambda parts: parts[0], statistic, True, seed, n_boot, confidence)
+
+
+def bootstrap_ratio(
+    samples_a: ArrayLike,
+    samples_b: ArrayLike,
+    *,
+    statistic: Statistic = np.median,
+    paired: bool = False,
+    seed: int,
+    n_boot: int = 2000,
+    confidence: float = 0.95,
+) -> Interval:
+    """Return ``statistic(a) / statistic(b)`` with its percentile bootstrap interval.
+
+    Args:
+        samples_a: at least 2 measurements, all above 0 (times or energies).
+        samples_b: the same for the reference.
+        statistic: reduces an axis, ``numpy.median`` by default.
+        paired: element i of both was measured on the same item (hop, query), so both are resampled together.
+        seed: the same seed gives the same interval.
+        n_boot: resamples.
+        confidence: level of the interval.
+
+    Raises:
+        ValueError: fewer than 2 samples, NaN, infinity or a value of 0 or less among them, paired samples of
+            different lengths, or n_boot below 100.
+    """
+    parts = [_samples(samples_a, "samples_a", at_least=2), _samples(samples_b, "samples_b", at_least=2)]
+    for name, values in zip(("samples_a", "samples_b"), parts, strict=True):
+        if values.min() <= 0:
+            raise ValueError(f"a ratio needs samples above 0, but the smallest of {name} is {values.min():g}")
+    return _bootstrap(parts, lambda both: both[0] / both[1], statistic, paired, seed, n_boot, confidence)
+
+
+def bootstrap_difference(
+    samples_a: ArrayLike,
+    samples_b: ArrayLike,
+    *,
+    statistic: Statistic = np.median,
+    paired: bool = False,
+    seed: int,
+    n_boot: int = 2000,
+    confidence: float = 0.95,
+) -> Interval:
+    """Return ``statistic(a) - statistic(b)`` with its percentile bootstrap interval, in the samples' unit.
+
+    Arguments and errors are those of ``bootstrap_ratio``; samples may be 0 or negative.
+    """
+    parts = [_samples(samples_a, "samples_a", at_least=2), _samples(samples_b, "samples_b", at_least=2)]
+    return _bootstrap(parts, lambda both: both[0] - both[1], statistic, paired, seed, n_boot, confidence)
+
+
+class _Combine(Protocol):
+    def __call__(self, parts: list[Floats], /) -> Floats: ...
+
+
+def _bootstrap(
+    parts: list[Floats],
+    combine: _Combine,
+    statistic: Statistic,
+    paired: bool,
+    seed: int,
+    n_boot: int,
+    confidence: float,
+) -> Interval:
+    _check_confidence(confidence)
+    if n_boot < 100:
+        raise ValueError(f"n_boot={n_boot} is less than 100, too few for an interval")
+    sizes = [part.size for part in parts]
+    if paired and len(set(sizes)) > 1:
+        raise ValueError(f"paired samples need the same length, got {sizes[0]} and {sizes[1]}")
+
+    def estimate(*resampled: Floats, axis: int = -1) -> Floats:
+        return combine([statistic(part, axis=axis) for part in resampled])
+
+    # Percentile intervals: the bias-corrected ones need a jackknife, which breaks down for a median.
+    found = stats.bootstrap(
+        parts,
+        estimate,
+        paired=paired,
+        vectorized=True,
+        n_resamples=n_boot,
+        batch=max(1, _BATCH_ELEMENTS // max(sizes)),
+        confidence_level=confidence,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return Interval(float(estimate(*parts)), float(found.low), float(found.high), confidence)
+
+
+def _samples(samples: ArrayLike, name: str, *, at_least: int) -> Floats:
+    values = cast(Floats, np.asarray(samples, dtype=np.float64))
+    if values.ndim != 1:
+        raise ValueError(f"{name} must be one list of numbers, got {values.ndim} dimensions")
+    if values.size < at_least:
+        raise ValueError(f"{name} holds {values.size} numbers, needed are at least {at_least}")
+    bad = int(np.count_nonzero(~np.isfinite(values)))
+    if bad:
+        raise ValueError(f"{bad} of {values.size} numbers in {name} are NaN or infinite")
+    return values
+
+
+def _check_confidence(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence={confidence} is not between 0 and 1")

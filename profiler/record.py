@@ -1,0 +1,57 @@
+"""Run records: what was run, where, and what came out of it.
+
+A run is a folder ``<dir>/<utc>-<slug>/`` with ``run.json`` (:class:`RunRecord`) and ``samples.jsonl`` (a
+sample a line). Records check themselves: a failed run cannot carry results, and a share outside 0..1 or a
+negative time cannot be built. This module is the front of ``record_types``, ``record_results``,
+``record_samples``, ``record_schema`` and ``record_io``.
+"""
+
+from profiler.record_io import (
+    RecordError,
+    iter_samples,
+    list_runs,
+    load_record,
+    load_run,
+    write_run,
+)
+from profiler.record_results import Agreement, Mode, Proportion, SweepRow, VariantResult, Verdict
+from profiler.record_samples import (
+    AgreementSample,
+    EnergySample,
+    HopSample,
+    KernelSample,
+    QuerySample,
+    RangeSample,
+    Sample,
+)
+from profiler.record_schema import SCHEMA_VERSION, RunRecord, new_run_id
+from profiler.record_types import EnergySource, Environment, GpuState, is_energy_estimate
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "Agreement",
+    "AgreementSample",
+    "EnergySample",
+    "EnergySource",
+    "Environment",
+    "GpuState",
+    "HopSample",
+    "KernelSample",
+    "Mode",
+    "Proportion",
+    "QuerySample",
+    "RangeSample",
+    "RecordError",
+    "RunRecord",
+    "Sample",
+    "SweepRow",
+    "VariantResult",
+    "Verdict",
+    "is_energy_estimate",
+    "iter_samples",
+    "list_runs",
+    "load_record",
+    "load_run",
+    "new_run_id",
+    "write_run",
+]

@@ -1,0 +1,1 @@
+"""Models, problems, quantized linears, the decode engine and the chain runner."""

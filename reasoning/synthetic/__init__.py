@@ -1,0 +1,1 @@
+"""The project's own multi-step word problems: quantities in a dependency graph, told in shuffled sentences."""
