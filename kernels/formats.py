@@ -90,7 +90,7 @@ class Format:
 
     @property
     def largest_level(self) -> float:
-        """Largest magnitude of a level: a group's scale is its absmax over this (with a zero point: range / 15)."""
+        """Largest magnitude of a level; a group's scale is its absmax (or its range) over this."""
         if self.code_book is not None:
             return max(abs(level) for level in self.code_book)
         if self.zero_point:

@@ -21,7 +21,7 @@ _PER_INT32 = 8
 
 @dataclass(frozen=True, eq=False)
 class GptqTensors:
-    """One GPTQ layer: qweight int32 [k/8, n], qzeros int32 [k/group, n/8], scales fp16 [k/group, n], g_idx [k]."""
+    """One layer: qweight [k/8, n], qzeros [k/group, n/8], g_idx [k], all int32; scales fp16 [k/group, n]."""
 
     qweight: Tensor
     qzeros: Tensor
@@ -151,5 +151,5 @@ def _unpack_int32(words: Tensor) -> Tensor:
 
 def _pack_int32(codes: Tensor) -> Tensor:
     """Codes uint8 [rows, 8c] to int32 [rows, c], lowest bits first."""
-    bytes_ = codes[..., 0::2] | (codes[..., 1::2] << 4)
-    return bytes_.contiguous().view(torch.int32)
+    pairs = codes[..., 0::2] | (codes[..., 1::2] << 4)
+    return pairs.flatten().view(torch.int32).view(codes.shape[0], -1)

@@ -61,7 +61,7 @@ def quantize(
     not_finite = 0
     for start in range(0, n, rows):
         block = slice(start, min(start + rows, n))
-        values = w[block].float()
+        values = w[block].float().contiguous()
         bad = int((~values.isfinite()).sum())
         not_finite += bad
         if bad:

@@ -42,7 +42,7 @@ class Implementation:
     Args:
         name: ``torch``, ``triton``, ...
         load: imports the implementation and returns its function; called on first use only.
-        device_types: devices it is meant for, for messages.
+        device_types: devices it is meant for, for listings.
     """
 
     name: str

@@ -130,7 +130,7 @@ def _reinterpreter(w: QuantWeight, x: Tensor) -> Callable[[slice, Tensor], None]
     row_bytes = w.packed.shape[1]
     word = torch.int32 if row_bytes % 4 == 0 else torch.uint8
     reinterpret = reinterpret_function(word, _is_compiled(x))
-    packed = w.packed.view(torch.uint8).view(word)
+    packed = w.packed.view(-1).view(word).view(w.n, -1)
     copies = w.k * x.element_size() // row_bytes
 
     def fill(rows: slice, out: Tensor) -> None:
@@ -140,7 +140,7 @@ def _reinterpreter(w: QuantWeight, x: Tensor) -> Callable[[slice, Tensor], None]
 
 
 def _row_blocks(w: QuantWeight, element_bytes: int, block_bytes: int) -> Iterator[slice]:
-    """Slices of rows, each at most ``block_bytes`` decoded (at least one row), whole matmul tiles if possible."""
+    """Slices of rows, each at most ``block_bytes`` decoded but at least one row, whole tiles if possible."""
     rows = min(w.n, max(1, block_bytes // (w.k * element_bytes)))
     if _TILE_ROWS < rows < w.n:
         rows -= rows % _TILE_ROWS

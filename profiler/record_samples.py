@@ -68,6 +68,8 @@ class RangeSample(KernelTagged):
     """Tells the kinds of sample apart."""
     repeat: Count
     """Repeat of the whole measurement, from 0."""
+    batch_index: Count
+    """Batch of problems, from 0."""
     hop: Count
     """Hop within the batch, from 0."""
     linear_s: NonNegative

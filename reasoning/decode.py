@@ -12,7 +12,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from profiler.timing import HopTimer
 
@@ -34,6 +34,21 @@ class BatchTrace:
     hop_s: list[float] = field(default_factory=list)
     active: list[int] = field(default_factory=list)
     cache_bytes: int = 0
+
+
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Tokens that end a solution: the generation config's, and the tokenizer's end-of-text token."""
+    configured = model.generation_config.eos_token_id if model.generation_config is not None else None
+    ids = configured if isinstance(configured, list) else [configured]
+    return frozenset(i for i in (*ids, tokenizer.eos_token_id) if i is not None)
+
+
+def pad_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token fed where nothing is to be read; any will do, since it is masked."""
+    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return int(token)
+    return 0
 
 
 class Chooser(Protocol):
@@ -83,7 +98,7 @@ def decode_batch(
     *,
     lengths: Sequence[int],
     end_tokens: frozenset[int],
-    pad_token: int,
+    padding: int,
     timer: HopTimer,
 ) -> BatchTrace:
     """Decode one batch.
@@ -94,7 +109,7 @@ def decode_batch(
         choose: picks the next tokens.
         lengths: per sequence, the most tokens to add; it ends there or at an end token.
         end_tokens: tokens that end a sequence; empty in replay.
-        pad_token: fed to sequences that have ended, and on the left of shorter prompts.
+        padding: fed to sequences that have ended, and on the left of shorter prompts.
         timer: times the prefill and each hop.
 
     Returns:
@@ -108,7 +123,7 @@ def decode_batch(
     if len(lengths) != len(prompts) or min(lengths) < 1:
         raise ValueError(f"{len(prompts)} prompts need as many lengths of at least 1, got {list(lengths)}")
     timer.take()
-    state = _Sequences(prompts, lengths, end_tokens, pad_token, model.device)
+    state = _Sequences(prompts, lengths, end_tokens, padding, model.device)
     cache = DynamicCache(config=model.config)
     trace = BatchTrace(tokens=state.tokens)
     with timer.hop():

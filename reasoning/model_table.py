@@ -77,7 +77,7 @@ class ModelSpec:
         return self.num_hidden_layers * sum(n * k for n, k in (shapes[name] for name in LINEARS))
 
     def linear_shapes(self) -> dict[str, tuple[int, int]]:
-        """Shapes (n, k) of one decoder layer's linears, and of the fused ``qkv_proj`` and ``gate_up_proj``."""
+        """Shapes (n, k) of a decoder layer's linears, and of the fused ``qkv_proj`` and ``gate_up_proj``."""
         q, kv = self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim
         hidden, wide = self.hidden_size, self.intermediate_size
         return {
@@ -137,11 +137,11 @@ def parse_models(lines: Iterable[str]) -> dict[str, ModelSpec]:
         One spec per row, by key, in the table's order.
 
     Raises:
-        ValueError: a key appears twice or names no known architecture, or a value is missing, malformed or not
-            positive.
+        ValueError: a key appears twice or names no known architecture, or a value is missing, malformed
+            or not positive.
     """
     specs: dict[str, ModelSpec] = {}
-    for row in csv.DictReader(lines):
+    for row in csv.DictReader(lines, restval=""):
         key = row["key"]
         if key in specs or key == TINY:
             raise ValueError(f"model table: key {key!r} appears twice")

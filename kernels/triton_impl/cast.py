@@ -32,7 +32,7 @@ def _cast_nibbles_kernel(
     packed_ptr, scale_ptr, nested_ptr, nested_book_ptr, offset_ptr, zero_ptr, level_ptr, out_ptr, byte_count,
     HALF_GROUP: tl.constexpr, KIND: tl.constexpr, DOUBLE_QUANT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Decode BLOCK bytes of the flat packed weight; no group crosses a row, so a flat index gives its group."""
+    """Decode BLOCK bytes of the flat packed weight; no group crosses a row, so the index gives the group."""
     index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = index < byte_count
     byte = tl.load(packed_ptr + index, mask=mask, other=0).to(tl.int32)

@@ -89,9 +89,7 @@ IS_INTERPRETED = tl.constexpr(not isinstance(_probe, triton.JITFunction))
 @triton.jit
 def dot(a, b, acc):
     """``a @ b + acc`` with fp32 accumulation."""
-    if IS_INTERPRETED:
-        return tl.dot(a.to(tl.float32), b.to(tl.float32), acc)
-    return tl.dot(a, b, acc)
+    return tl.dot(a.to(tl.float32), b.to(tl.float32), acc) if IS_INTERPRETED else tl.dot(a, b, acc)
 
 
 @triton.jit
@@ -100,8 +98,10 @@ def round_to(values, DTYPE: tl.constexpr):
     if IS_INTERPRETED and tl.bfloat16 == DTYPE:
         bits = values.to(tl.int32, bitcast=True)
         bits = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-        return bits.to(tl.int16).to(tl.bfloat16, bitcast=True)
-    return values.to(DTYPE)
+        rounded = bits.to(tl.int16).to(tl.bfloat16, bitcast=True)
+    else:
+        rounded = values.to(DTYPE)
+    return rounded
 
 
 @triton.jit
@@ -110,8 +110,11 @@ def load_scales(scale_ptr, nested_ptr, nested_book_ptr, offset_ptr, index, mask,
     if DOUBLE_QUANT:
         code = tl.load(scale_ptr + index, mask=mask, other=0).to(tl.int32)
         nested = tl.load(nested_ptr + index // _NESTED_BLOCK, mask=mask, other=0.0)
-        return tl.load(nested_book_ptr + code) * nested + tl.load(offset_ptr)
-    return tl.load(scale_ptr + index, mask=mask, other=0.0)
+        scale = tl.load(nested_book_ptr + code) * nested + tl.load(offset_ptr)
+    else:
+        # A second return would also be compiled with DOUBLE_QUANT, where it has another type.
+        scale = tl.load(scale_ptr + index, mask=mask, other=0.0)
+    return scale
 
 
 @triton.jit
@@ -125,9 +128,7 @@ def fp8_bits_to_fp32(bits):
 @triton.jit
 def byte_values(raw, KIND: tl.constexpr):
     """Levels of byte codes as fp32: int8 values, or float8_e4m3fn bits given as uint8."""
-    if KIND == KIND_FP8:
-        return fp8_bits_to_fp32(raw)
-    return raw.to(tl.float32)
+    return fp8_bits_to_fp32(raw) if KIND == KIND_FP8 else raw.to(tl.float32)
 
 
 @triton.jit

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from enum import Enum
 from random import Random
 
+from reasoning.problems import Problem
 from reasoning.synthetic.graph import MAX_OPERATIONS, is_test_structure, sample_graph
 from reasoning.synthetic.language import Story, tell
 
@@ -54,3 +56,17 @@ def generate(split: Split, seed: int, *, operations: tuple[int, ...] | None = No
             graph = sample_graph(rng, count)
         yield SyntheticProblem(f"{split.value}-{seed}-{index}", count, tell(rng, graph))
         index += 1
+
+
+def synthetic_problems(seed: int, *, operations: tuple[int, ...] | None = None) -> Iterator[Problem]:
+    """An endless stream of held-out problems in the form that every problem source has; see :func:`generate`."""
+    for problem in generate(Split.TEST, seed, operations=operations):
+        yield Problem(
+            id=problem.id,
+            question=problem.story.question,
+            answer=Decimal(problem.story.answer),
+            solution=problem.story.solution,
+            operations=problem.operations,
+            source="synthetic",
+            steps=problem.operations,
+        )

@@ -1,0 +1,1 @@
+"""Sweeps over kernels and shapes; may import everything of ours."""

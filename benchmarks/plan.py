@@ -1,0 +1,271 @@
+"""What a sweep measures: kernels, shapes, rows of x, repeats; every bad argument is refused here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from kernels.formats import FORMATS, Format, get_format
+from kernels.registry import KERNELS, Kernel, Scheme, get_kernel
+
+T = TypeVar("T")
+
+BASELINE = "bf16"
+ALL = "all"
+LEAST_REPEATS = 2
+_TINY = "tiny"
+_CPU_SHAPES = ((1024, 1024), (4096, 4096))
+# Layers of Mistral-7B and Qwen3-0.6B: from launch-bound to bandwidth-bound.
+_GPU_SHAPES = ((1024, 3072), (6144, 1024), (4096, 4096), (4096, 14336), (28672, 4096))
+_CPU_MS = (1, 8)
+_GPU_MS = (1, 8, 64)
+# On a CPU a call takes milliseconds to seconds, and the whole sweep must end within about two minutes.
+_CPU_LIMIT_S = 4.0
+_CPU_REPEATS = 20
+_GPU_LIMIT_S = 20.0
+_GPU_REPEATS = 50
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A kernel with the implementation that is timed."""
+
+    kernel: Kernel
+    """The kernel."""
+    implementation: str
+    """Key of its implementations."""
+
+    @property
+    def name(self) -> str:
+        """The kernel's name."""
+        return self.kernel.name
+
+    @property
+    def weight_key(self) -> str:
+        """Variants with the same key read the same weights."""
+        return self.kernel.format.name if self.kernel.format else BASELINE
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A weight [n, k] and where it comes from."""
+
+    n: int
+    """Out-features."""
+    k: int
+    """In-features."""
+    model: str | None = None
+    """Key of the model table."""
+    layer: str | None = None
+    """Linear layers of this shape, joined by ``+``."""
+
+    def __str__(self) -> str:
+        return f"{self.n}x{self.k}"
+
+
+@dataclass(frozen=True)
+class SweepRequest:
+    """Arguments as they were given; None and empty mean the default."""
+
+    formats: tuple[str, ...] = ()
+    """Formats, ``all`` among them or none for every format."""
+    kernels: str | None = None
+    """Kernel names, comma-separated."""
+    model: str | None = None
+    """Key of the model table."""
+    shapes: str | None = None
+    """Shapes ``NxK``, comma-separated."""
+    m: str | None = None
+    """Rows of x, comma-separated."""
+    repeats: int | None = None
+    """Samples per kernel, shape and m."""
+    group_size: int | None = None
+    """Weights along K that share a scale."""
+    seed: int = 0
+    """Seed of the random data and of the order of variants."""
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """A sweep with every default filled in."""
+
+    variants: tuple[Variant, ...]
+    """Kernels in the order of the table; the baseline is the first."""
+    shapes: tuple[Shape, ...]
+    """Weights."""
+    ms: tuple[int, ...]
+    """Rows of x."""
+    repeats: int
+    """Samples per variant, shape and m."""
+    limit_s: float | None
+    """Sampling of one shape and m stops after this time, s; None where the repeats were asked for."""
+    group_size: int | None
+    """Group size that was asked for; None for each format's default."""
+    seed: int
+    """Seed."""
+
+    def group_size_for(self, fmt: Format | None, k: int) -> int | None:
+        """Weights along K that share a scale; None for one scale per row, or for no scale at all.
+
+        Raises:
+            ValueError: ``k`` does not fit the group size.
+        """
+        if fmt is None or not fmt.group_sizes:
+            return None
+        return fmt.groups_for(k, self.group_size)
+
+    @property
+    def cells(self) -> Iterator[tuple[Shape, int]]:
+        """Shape and m of everything that is timed interleaved, in order."""
+        return ((shape, m) for shape in self.shapes for m in self.ms)
+
+
+def make_plan(request: SweepRequest, device_type: str) -> SweepPlan:
+    """Fill in defaults and check the arguments against each other.
+
+    Args:
+        request: the arguments.
+        device_type: ``cpu`` or ``cuda``, whose defaults differ.
+
+    Returns:
+        The plan; it holds the baseline ``bf16`` whatever was asked for.
+
+    Raises:
+        ValueError: an unknown name, a number that is no size, or sizes that do not fit each other.
+    """
+    on_cpu = device_type == "cpu"
+    if request.repeats is not None and request.repeats < LEAST_REPEATS:
+        raise ValueError(
+            f"repeats={request.repeats} is less than {LEAST_REPEATS}, the fewest that give an interval"
+        )
+    if request.seed < 0:
+        raise ValueError(f"seed={request.seed} is less than 0")
+    plan = SweepPlan(
+        variants=_variants(request, device_type),
+        shapes=_shapes(request, on_cpu),
+        ms=parse_ms(request.m) if request.m is not None else (_CPU_MS if on_cpu else _GPU_MS),
+        repeats=request.repeats or (_CPU_REPEATS if on_cpu else _GPU_REPEATS),
+        limit_s=None if request.repeats else (_CPU_LIMIT_S if on_cpu else _GPU_LIMIT_S),
+        group_size=request.group_size,
+        seed=request.seed,
+    )
+    _check_groups(plan)
+    return plan
+
+
+def parse_ms(text: str) -> tuple[int, ...]:
+    """Parse ``1,2,4``; a value given twice counts once.
+
+    Raises:
+        ValueError: a value is no whole number, or below 1.
+    """
+    values = []
+    for word in _words(text, "m"):
+        if not re.fullmatch(r"[+-]?\d+", word):
+            raise ValueError(f"m={word!r} is not a whole number; m takes numbers such as 1,8,64")
+        value = int(word)
+        if value < 1:
+            raise ValueError(f"m={value} is less than 1, the fewest rows that x can have")
+        values.append(value)
+    return _unique(values)
+
+
+def parse_shapes(text: str) -> tuple[Shape, ...]:
+    """Parse ``4096x14336,1024x3072`` (n first); a shape given twice counts once.
+
+    Raises:
+        ValueError: a word is not of the form NxK, or a size is below 1.
+    """
+    shapes = []
+    for word in _words(text, "shapes"):
+        match = re.fullmatch(r"(\d+)[xX×](\d+)", word)
+        if match is None:
+            raise ValueError(f"shape {word!r} is not of the form NxK, such as 4096x14336")
+        n, k = int(match[1]), int(match[2])
+        if min(n, k) < 1:
+            raise ValueError(f"shape {word!r} has n={n} and k={k}, but both must be at least 1")
+        shapes.append(Shape(n, k))
+    return _unique(shapes)
+
+
+def model_shapes(key: str) -> tuple[Shape, ...]:
+    """The distinct shapes of a model's linear layers, fused q/k/v and gate/up included.
+
+    Raises:
+        ValueError: no such model; the sentence lists the known ones.
+    """
+    from reasoning.model_table import get_model_spec
+
+    layers: dict[tuple[int, int], list[str]] = {}
+    spec = get_model_spec(key)
+    for layer, sizes in spec.linear_shapes().items():
+        layers.setdefault(sizes, []).append(layer)
+    return tuple(Shape(n, k, spec.key, "+".join(names)) for (n, k), names in layers.items())
+
+
+def _shapes(request: SweepRequest, on_cpu: bool) -> tuple[Shape, ...]:
+    if request.model is not None and request.shapes is not None:
+        raise ValueError(
+            f"--model {request.model} and --shapes {request.shapes} both name shapes: give one of them"
+        )
+    if request.shapes is not None:
+        return parse_shapes(request.shapes)
+    if request.model is not None:
+        return model_shapes(request.model)
+    if on_cpu:
+        return (*model_shapes(_TINY), *(Shape(n, k) for n, k in _CPU_SHAPES))
+    return tuple(Shape(n, k) for n, k in _GPU_SHAPES)
+
+
+def _variants(request: SweepRequest, device_type: str) -> tuple[Variant, ...]:
+    words = [word for text in request.formats for word in _words(text, "format")]
+    formats = [get_format(word) for word in words if word != ALL]
+    if not formats or ALL in words:
+        formats = list(FORMATS.values())
+    if request.kernels is None:
+        chosen = [kernel for kernel in KERNELS.values() if kernel.format in formats]
+    else:
+        chosen = [get_kernel(name) for name in _words(request.kernels, "kernels")]
+    for kernel in chosen:
+        if words and kernel.format is not None and kernel.format not in formats:
+            named = ", ".join(fmt.name for fmt in formats)
+            raise ValueError(
+                f"kernel {kernel.name} takes format {kernel.format.name}, but --format names {named}"
+            )
+    baseline = get_kernel(BASELINE)
+    others = [kernel for kernel in chosen if kernel.scheme is not Scheme.NATIVE]
+    return tuple(
+        Variant(kernel, kernel.implementation_for(device_type)) for kernel in _unique([baseline, *others])
+    )
+
+
+def _check_groups(plan: SweepPlan) -> None:
+    formats = _unique([v.kernel.format for v in plan.variants if v.kernel.format is not None])
+    if plan.group_size is not None and not any(fmt.group_sizes for fmt in formats):
+        names = ", ".join(fmt.name for fmt in formats) or "no format"
+        raise ValueError(
+            f"group_size={plan.group_size} has nothing to apply to: {names} chosen, without groups along K"
+        )
+    for shape in plan.shapes:
+        for fmt in formats:
+            try:
+                plan.group_size_for(fmt, shape.k)
+            except ValueError as error:
+                raise ValueError(f"{fmt.name}, shape {shape}: {error}") from None
+
+
+def _words(text: str, name: str) -> list[str]:
+    words = [word.strip() for word in text.split(",")]
+    if not all(words):
+        raise ValueError(f"{name}={text!r} has {sum(not word for word in words)} empty entries")
+    return words
+
+
+def _unique(values: Iterable[T]) -> tuple[T, ...]:
+    found: list[T] = []
+    for value in values:  # kernels hold a dict, so they have no hash
+        if value not in found:
+            found.append(value)
+    return tuple(found)

@@ -1,0 +1,108 @@
+"""``ChainSpec``: what a chain run does, checked before anything is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from kernels.registry import Kernel, Scheme, get_kernel
+
+SYNTHETIC = "synthetic"
+DEFAULT_SYNTHETIC_PROBLEMS = 40
+
+
+class ChainMode(str, Enum):
+    """``generate``: free-running greedy decoding; ``replay``: the tokens come from recorded solutions."""
+
+    GENERATE = "generate"
+    REPLAY = "replay"
+
+
+class Engine(str, Enum):
+    """How a hop is executed; ``eager`` is the Hugging Face forward pass, kernel by kernel."""
+
+    EAGER = "eager"
+
+
+@dataclass(frozen=True)
+class ChainSpec:
+    """A chain run.
+
+    Args:
+        model: ``tiny``, a key of the model table, a local folder or a hub id.
+        kernels: variants to compare with the baseline, by registry name.
+        baseline: the reference kernel.
+        problems: ``synthetic`` (held-out structures of the project's own generator), a path or a hub id.
+        limit: at most this many problems; None is all of a file, and ``DEFAULT_SYNTHETIC_PROBLEMS`` synthetic ones.
+        mode: see :class:`ChainMode`.
+        batch_size: sequences decoded together, B.
+        max_new_tokens: most tokens per solution.
+        seed: seeds the synthetic problems, random weights and the bootstrap.
+        engine: see :class:`Engine`.
+        group_size: weights per scale of the grouped formats; None takes each format's default.
+        double_quant: quantize the scales once more, where the format can.
+        ablation_batches: batches replayed with every kernel of a variant's format; 0 turns the ablation off.
+        ablation_repeats: timed replays of each of them; one more is replayed with ranges.
+
+    Raises:
+        ValueError: a number out of range, or a kernel that is unknown, given twice or without meaning as a variant.
+    """
+
+    model: str = "tiny"
+    kernels: tuple[str, ...] = ("fused_nf4",)
+    baseline: str = "bf16"
+    problems: str = SYNTHETIC
+    limit: int | None = None
+    mode: ChainMode = ChainMode.GENERATE
+    batch_size: int = 1
+    max_new_tokens: int = 400
+    seed: int = 1
+    engine: Engine = Engine.EAGER
+    group_size: int | None = None
+    double_quant: bool = False
+    ablation_batches: int = 1
+    ablation_repeats: int = 2
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be run."""
+        for name, least in (("batch_size", 1), ("max_new_tokens", 2), ("ablation_batches", 0), ("ablation_repeats", 1)):
+            value = getattr(self, name)
+            if value < least:
+                raise ValueError(f"{name}={value} is below {least}")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit={self.limit} is below 1")
+        if not self.kernels:
+            raise ValueError("a chain needs at least 1 kernel, got 0")
+        for name in self.main_kernels:
+            if not get_kernel(name).meaningful_output:
+                raise ValueError(
+                    f"{name} computes nothing meaningful, so it cannot solve problems; "
+                    f"it runs beside {name.replace('null', 'fused')} in the ablation"
+                )
+        if len(set(self.main_kernels)) != len(self.main_kernels):
+            raise ValueError(f"a kernel is named twice: {', '.join(self.main_kernels)}")
+
+    @property
+    def main_kernels(self) -> tuple[str, ...]:
+        """The baseline and the variants."""
+        return (self.baseline, *(k for k in self.kernels if k != self.baseline or self.kernels.count(k) > 1))
+
+    @property
+    def ablation_kernels(self) -> tuple[str, ...]:
+        """Main kernels, and unfused, fused and null of every variant's format, each once."""
+        names = dict.fromkeys(self.main_kernels)
+        for name in self.main_kernels:
+            fmt = get_kernel(name).format
+            if fmt is not None:
+                names |= dict.fromkeys(f"{s.value}_{fmt.name}" for s in (Scheme.UNFUSED, Scheme.FUSED, Scheme.NULL))
+        return tuple(names)
+
+    def all_kernels(self) -> tuple[Kernel, ...]:
+        """Every kernel that the run touches."""
+        names = self.ablation_kernels if self.ablates else self.main_kernels
+        return tuple(get_kernel(name) for name in names)
+
+    @property
+    def ablates(self) -> bool:
+        """Whether recorded tokens are replayed with every kernel of the variants' formats."""
+        return self.mode is ChainMode.REPLAY or self.ablation_batches > 0

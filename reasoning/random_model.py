@@ -1,0 +1,36 @@
+"""Random weights for any architecture: for time and energy only, its texts mean nothing."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from reasoning.meta_model import MetaModel
+
+STANDARD_DEVIATION = 0.02
+
+
+def random_tensors(meta: MetaModel, device: torch.device, seed: int) -> dict[str, Tensor]:
+    """Draw every tensor of a model in its own type on the device, so that nothing exists twice.
+
+    Matrices and biases are drawn from N(0, 0.02²) and norm weights are 1, which keeps activations finite. The
+    draw depends on the device: CPU and CUDA have different generators.
+
+    Args:
+        meta: the model.
+        device: where the tensors are made.
+        seed: of the generator; the global one is left alone.
+
+    Returns:
+        One tensor for each name in ``meta.expected``.
+    """
+    generator = torch.Generator(device).manual_seed(seed)
+    tensors = {}
+    for name, wanted in meta.expected.items():
+        tensor = torch.empty(wanted.shape, dtype=wanted.dtype, device=device)
+        if wanted.ndim >= 2 or name.endswith("bias"):
+            tensor.normal_(0.0, STANDARD_DEVIATION, generator=generator)
+        else:
+            tensor.fill_(1.0)
+        tensors[name] = tensor
+    return tensors
