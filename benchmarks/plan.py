@@ -16,7 +16,7 @@ BASELINE = "bf16"
 ALL = "all"
 LEAST_REPEATS = 2
 _TINY = "tiny"
-_CPU_SHAPES = ((1024, 1024), (4096, 4096))
+_CPU_SHAPES = ((1024, 1024), (2048, 2048))
 # Layers of Mistral-7B and Qwen3-0.6B: from launch-bound to bandwidth-bound.
 _GPU_SHAPES = ((1024, 3072), (6144, 1024), (4096, 4096), (4096, 14336), (28672, 4096))
 _CPU_MS = (1, 8)

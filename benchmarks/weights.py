@@ -110,8 +110,8 @@ def count_copies(weight_bytes: int, target: Target) -> CopyCount:
         return CopyCount(copies, None)
     guess = ", an assumed size" if target.cache_is_assumed else ""
     note = (
-        f"{copies} copies of the weight, the most that are made, hold less than {COLD_FACTOR[kind]:g} times the "
-        f"{target.cache_bytes / 1e6:.3g} MB cache{guess}: part of it may be warm"
+        f"{copies} copies of the weight, the most that are made, hold less than {COLD_FACTOR[kind]:g} times "
+        f"the {target.cache_bytes / 1e6:.3g} MB cache{guess}: part of it may be warm"
     )
     return CopyCount(copies, note)
 

@@ -1,14 +1,22 @@
-"""Skips tests marked ``gpu`` where there is no CUDA device, and says so."""
+"""Settings of the whole suite: one compute thread, Triton's interpreter without a GPU, skips for GPU tests."""
+
+import os
 
 import pytest
 
+# One thread: two fighting over a shared core wait for each other at every barrier, up to a second a time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch  # noqa: E402
+
+GPU_HERE = torch.cuda.is_available()
+if not GPU_HERE:
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    gpu_items = [item for item in items if item.get_closest_marker("gpu")]
-    if not gpu_items:
-        return
-    import torch
-
-    if not torch.cuda.is_available():
-        for item in gpu_items:
-            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+    """Skip tests marked ``gpu`` where there is no CUDA device, and say so."""
+    if not GPU_HERE:
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
