@@ -74,27 +74,40 @@ def decode_function(fmt: Format, dtype: torch.dtype, is_compiled: bool) -> Calla
     return _maybe_compiled(decode_book, (packed, groups, decoded), is_compiled)
 
 
-@lru_cache(maxsize=4)
-def reinterpret_function(word: torch.dtype, is_compiled: bool) -> Callable[..., object]:
-    """The null twin of every decode.
+@lru_cache(maxsize=8)
+def reinterpret_function(
+    word: torch.dtype, has_zeros: bool, is_compiled: bool
+) -> Callable[..., object]:
+    """The null twin of every decode: the same bytes read and written, nothing decoded.
 
     Args:
-        word: int32, or uint8 for rows whose bytes are not a multiple of 4.
+        word: int32, or uint8 for groups whose bytes are not a multiple of 4.
+        has_zeros: whether the format stores zero points.
         is_compiled: whether to compile it.
 
     Returns:
-        ``reinterpret(packed, out)``: reads the packed rows as words [rows, c] and fills the buffer, seen as
-        the same words [rows, r, c], with r copies of each row. A mask keeps the exponents of 16- and 32-bit
-        floats in a range of small finite numbers; nothing is unpacked, looked up or scaled, and scales are
-        not read.
+        ``reinterpret(packed, scales, out)``, with ``zeros`` before ``out`` for zero-point formats, over flat
+        groups as in :func:`decode_function`: packed is read as words [t, c], and the buffer, seen as the same
+        words [t, r, c], gets r copies of each group. A mask keeps the exponents of 16- and 32-bit floats in a
+        range of small finite numbers, and the lowest bit of the scale (and zero point) is added so that they are
+        read; nothing is unpacked, looked up or scaled.
     """
     mask, exponent = (0x0FFF0FFF, 0x30003000) if word == torch.int32 else (0x0F, 0x30)
 
-    def reinterpret(packed: Tensor, out: Tensor) -> None:
-        out.copy_(((packed & mask) | exponent).unsqueeze(1))
+    def reinterpret(packed: Tensor, scales: Tensor, out: Tensor) -> None:
+        touched = (scales.view(torch.int32) & 1).to(word)
+        out.copy_(((packed & mask) | exponent | touched).unsqueeze(1))
+
+    def reinterpret_with_zeros(packed: Tensor, scales: Tensor, zeros: Tensor, out: Tensor) -> None:
+        touched = ((scales.view(torch.int32) | zeros.int()) & 1).to(word)
+        out.copy_(((packed & mask) | exponent | touched).unsqueeze(1))
 
     packed = torch.zeros(_EXAMPLE_GROUPS, _EXAMPLE_BYTES, dtype=word)
-    return _maybe_compiled(reinterpret, (packed, packed.unsqueeze(1).repeat(1, 2, 1)), is_compiled)
+    scales = torch.zeros(_EXAMPLE_GROUPS, 1)
+    out = packed.unsqueeze(1).repeat(1, 2, 1)
+    if has_zeros:
+        return _maybe_compiled(reinterpret_with_zeros, (packed, scales, scales.byte(), out), is_compiled)
+    return _maybe_compiled(reinterpret, (packed, scales, out), is_compiled)
 
 
 def _maybe_compiled(

@@ -127,14 +127,19 @@ def _decoder(w: QuantWeight, x: Tensor) -> Callable[[slice, Tensor], None]:
 
 def _reinterpreter(w: QuantWeight, x: Tensor) -> Callable[[slice, Tensor], None]:
     """A function that fills a buffer [rows, k] of x's dtype with the packed bytes of a slice of rows."""
-    row_bytes = w.packed.shape[1]
-    word = torch.int32 if row_bytes % 4 == 0 else torch.uint8
-    reinterpret = reinterpret_function(word, _is_compiled(x))
-    packed = w.packed.view(-1).view(word).view(w.n, -1)
-    copies = w.k * x.element_size() // row_bytes
+    groups = w.k // w.group_size
+    group_bytes = w.packed.shape[1] // groups
+    word = torch.int32 if group_bytes % 4 == 0 else torch.uint8
+    reinterpret = reinterpret_function(word, w.zeros is not None, _is_compiled(x))
+    packed = w.packed.view(-1).view(word).view(w.n * groups, -1)
+    sources = [packed, w.group_scales().view(-1, 1)]
+    if w.zeros is not None:
+        sources.append(w.zeros.view(-1, 1))
+    copies = w.group_size * x.element_size() // group_bytes
 
     def fill(rows: slice, out: Tensor) -> None:
-        reinterpret(packed[rows], out.view(word).view(rows.stop - rows.start, copies, -1))
+        first, count = rows.start * groups, (rows.stop - rows.start) * groups
+        reinterpret(*(t.narrow(0, first, count) for t in sources), out.view(word).view(count, copies, -1))
 
     return fill
 

@@ -49,17 +49,22 @@ def chain(
     problems: Annotated[
         str, typer.Option(help="synthetic, a GSM8K or MathQA file, recorded solutions, or openai/gsm8k.")
     ] = "synthetic",
-    limit: Annotated[int | None, typer.Option(help="At most this many problems; 40 synthetic ones by default.")] = None,
+    limit: Annotated[int | None, typer.Option(help="At most this many problems; 20 synthetic ones by default.")] = None,
     mode: Annotated[str, typer.Option(help="generate: solve the problems; replay: force recorded solutions.")] = "generate",
     batch: Annotated[int, typer.Option(help="Sequences decoded together, B.")] = 1,
     max_new: Annotated[int, typer.Option(help="Most tokens per solution.")] = 400,
     seed: Annotated[int, typer.Option(help="Seeds the synthetic problems, random weights and intervals.")] = 1,
     group_size: Annotated[int | None, typer.Option(help="Weights per scale (32, 64, 128) of the grouped formats.")] = None,
     double_quant: Annotated[bool, typer.Option("--double-quant", help="Quantize the group scales too.")] = False,
-    ablation: Annotated[int, typer.Option(help="Batches replayed with unfused, fused and null kernels; 0: none.")] = 1,
+    ablation: Annotated[
+        int, typer.Option(help="Problems replayed with unfused, fused and null kernels to isolate the cast; 0: none.")
+    ] = 4,
     weights: Annotated[str, typer.Option(help="real, or random: time and energy only, accuracy is not measured.")] = "real",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     tdp_w: Annotated[float | None, typer.Option(help="TDP for an energy estimate where no counter is readable, W.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads; by default half of the logical CPUs, so that others do not stall us.")
+    ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Skip malformed lines of the problem file.")] = False,
     out: Annotated[Path, typer.Option(help="Folder that the run record is written into.")] = Path("runs"),
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
@@ -80,10 +85,11 @@ def chain(
             seed=seed,
             group_size=group_size,
             double_quant=double_quant,
-            ablation_batches=ablation,
+            ablation_problems=ablation,
         )
         _check_one_of("device", device, ("auto", "cpu", "cuda"))
         _check_one_of("weights", weights, ("real", "random"))
+        _use_threads(threads)
         chosen_weights: Literal["real", "random"] = "random" if weights == "random" else "real"
         record = _run_chain(spec, chosen_weights, _device(device), tdp_w, skip_bad, out, quiet=as_json)
     if record.status == "interrupted":
@@ -247,6 +253,17 @@ def _choice(option: str, value: str, kind: type[_Choice]) -> _Choice:
 def _check_one_of(option: str, value: str, allowed: Sequence[str]) -> None:
     if value not in allowed:
         raise ValueError(f"--{option} {value!r} is none of {', '.join(allowed)}")
+
+
+def _use_threads(threads: int | None) -> None:
+    import os
+
+    import torch
+
+    cpus = os.cpu_count() or 1
+    if threads is not None and not 1 <= threads <= cpus:
+        raise ValueError(f"--threads {threads} is outside 1 to {cpus}, the logical CPUs here")
+    torch.set_num_threads(threads or max(1, cpus // 2))
 
 
 def _device(wanted: str) -> Literal["cpu", "cuda"]:

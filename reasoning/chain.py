@@ -177,7 +177,9 @@ class ChainRun:
     @property
     def _replay_batches(self) -> list[int]:
         count = len(self._batches)
-        return list(range(count if self.spec.mode is ChainMode.REPLAY else min(count, self.spec.ablation_batches)))
+        if self.spec.mode is ChainMode.GENERATE:
+            count = min(count, -(-self.spec.ablation_problems // self.spec.batch_size))
+        return list(range(count))
 
     def _work(self) -> float:
         generate = len(self.problems) * len(self.spec.main_kernels)
@@ -258,7 +260,7 @@ class ChainRun:
         kernels = [get_kernel(name) for name in self.spec.ablation_kernels]
         for index in self._replay_batches:
             batch = self._batches[index]
-            solutions = [s[: self.spec.max_new_tokens] for s in self._solutions(index, batch)]
+            solutions = self._solutions(index, batch)
             replayer = Replayer(
                 ReplayBatch(index, batch, [self._prompt(p) for p in batch], solutions),
                 self.loaded,
@@ -280,10 +282,11 @@ class ChainRun:
 
     def _solutions(self, index: int, batch: list[Problem]) -> list[list[int]]:
         if self.spec.mode is ChainMode.GENERATE:
-            return self._generated[index]
+            return [tokens[: self.spec.ablation_hops + 1] for tokens in self._generated[index]]
         tokenizer = self.loaded.tokenizer
         end = sorted(self._end_tokens)[:1]
-        return [[*tokenizer(p.solution, add_special_tokens=False).input_ids, *end] for p in batch]
+        whole = ([*tokenizer(p.solution, add_special_tokens=False).input_ids, *end] for p in batch)
+        return [tokens[: self.spec.max_new_tokens] for tokens in whole]
 
     def _prompt(self, problem: Problem) -> list[int]:
         ids: list[int] = self.loaded.tokenizer(format_prompt(problem.question, problem.options)).input_ids

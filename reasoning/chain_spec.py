@@ -8,7 +8,16 @@ from enum import Enum
 from kernels.registry import Kernel, Scheme, get_kernel
 
 SYNTHETIC = "synthetic"
-DEFAULT_SYNTHETIC_PROBLEMS = 40
+DEFAULT_SYNTHETIC_PROBLEMS = 20
+
+
+_LEAST = {
+    "batch_size": 1,
+    "max_new_tokens": 2,
+    "ablation_problems": 0,
+    "ablation_hops": 2,
+    "ablation_repeats": 1,
+}
 
 
 class ChainMode(str, Enum):
@@ -41,8 +50,10 @@ class ChainSpec:
         engine: see :class:`Engine`.
         group_size: weights per scale of the grouped formats; None takes each format's default.
         double_quant: quantize the scales once more, where the format can.
-        ablation_batches: batches replayed with every kernel of a variant's format; 0 turns the ablation off.
-        ablation_repeats: timed replays of each of them; one more is replayed with ranges.
+        ablation_problems: problems replayed with every kernel of a variant's format, rounded up to whole batches; 0
+            turns the ablation off. In replay mode every problem is replayed.
+        ablation_hops: most hops replayed of each solution of the ablation; in replay mode whole solutions are.
+        ablation_repeats: timed replays of each batch; one more is replayed with ranges.
 
     Raises:
         ValueError: a number out of range, or a kernel that is unknown, given twice or without meaning as a variant.
@@ -60,12 +71,13 @@ class ChainSpec:
     engine: Engine = Engine.EAGER
     group_size: int | None = None
     double_quant: bool = False
-    ablation_batches: int = 1
+    ablation_problems: int = 4
+    ablation_hops: int = 64
     ablation_repeats: int = 2
 
     def __post_init__(self) -> None:
         """Refuse what cannot be run."""
-        for name, least in (("batch_size", 1), ("max_new_tokens", 2), ("ablation_batches", 0), ("ablation_repeats", 1)):
+        for name, least in _LEAST.items():
             value = getattr(self, name)
             if value < least:
                 raise ValueError(f"{name}={value} is below {least}")
@@ -105,4 +117,4 @@ class ChainSpec:
     @property
     def ablates(self) -> bool:
         """Whether recorded tokens are replayed with every kernel of the variants' formats."""
-        return self.mode is ChainMode.REPLAY or self.ablation_batches > 0
+        return self.mode is ChainMode.REPLAY or self.ablation_problems > 0
