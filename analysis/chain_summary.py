@@ -250,7 +250,10 @@ class _Summary:
         if trust is not None and economy is not None and energy is not None:
             index = si_linear(trust, economy, energy)
             fields["si"] = index.value
-            notes.extend(index.flags)
+            outside = {"T_SI": trust, "E_SI": economy, "S_SI": energy, "SI": index}
+            named = [f"{name} {part.value:.3f}" for name, part in outside.items() if not 0 <= part.value <= 1]
+            if named:
+                notes.append(f"{row.kernel}: outside [0, 1], where the paper places the indices: {', '.join(named)}")
         return fields | {"notes": notes}
 
     def _verdict_fields(self, row: VariantResult) -> dict[str, object]:

@@ -300,6 +300,13 @@ def _progress_bar(console: Console) -> Iterator[Progress]:
         yield progress
 
 
+def _interrupt(signal_number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
 def main() -> None:
-    """Run the command line."""
+    """Run the command line; a termination signal counts as Ctrl-C, so that it keeps results too."""
+    import signal
+
+    signal.signal(signal.SIGTERM, _interrupt)
     app()
