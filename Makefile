@@ -15,7 +15,7 @@ help: ## list the targets
 	@echo '  ARGS="..." is passed on by chain, sweep and test; PYTHON=... picks the interpreter (3.10 or newer).'
 
 chain: $(VENV)/.installed ## run the bundled model with fused NF4 weights, print the table, store the run
-	@$(BIN)/qt-profile chain --model tiny --kernel fused_nf4 $(ARGS)
+	@$(BIN)/qt-profile chain --model tiny --kernel fused_nf4 --batch 10 --limit 20 $(ARGS)
 
 sweep: $(VENV)/.installed ## time every kernel on this machine's GPU, or on its CPU where it has none
 	@$(BIN)/python -m benchmarks.kernel_sweep --arch auto $(ARGS)

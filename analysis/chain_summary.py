@@ -1,7 +1,7 @@
 """From the samples of a chain run to the figures of its table: hop times, casting, accuracy, indices, verdicts.
 
-Times of variants are compared on replayed hops, where every kernel runs exactly the same tokens; accuracy, throughput and
-energy come from free-running generation.
+Times of variants are compared on replayed hops, where every kernel runs exactly the same tokens; accuracy,
+throughput and energy come from free-running generation.
 """
 
 from __future__ import annotations
@@ -253,7 +253,9 @@ class _Summary:
             outside = {"T_SI": trust, "E_SI": economy, "S_SI": energy, "SI": index}
             named = [f"{name} {part.value:.3f}" for name, part in outside.items() if not 0 <= part.value <= 1]
             if named:
-                notes.append(f"{row.kernel}: outside [0, 1], where the paper places the indices: {', '.join(named)}")
+                notes.append(
+                    f"{row.kernel}: outside [0, 1], where the paper places the indices: {', '.join(named)}"
+                )
         return fields | {"notes": notes}
 
     def _verdict_fields(self, row: VariantResult) -> dict[str, object]:
@@ -298,7 +300,12 @@ class _Summary:
         if not shared:
             return None
         lost, won = discordant_pairs(*({i: a[i] for i in shared} for a in answers))
-        return {"problems": len(shared), "only_baseline": lost, "only_variant": won, "p_value": mcnemar_exact(lost, won)}
+        return {
+            "problems": len(shared),
+            "only_baseline": lost,
+            "only_variant": won,
+            "p_value": mcnemar_exact(lost, won),
+        }
 
 
 def _verdict(verdict: Verdict) -> str | None:

@@ -75,9 +75,7 @@ def decode_function(fmt: Format, dtype: torch.dtype, is_compiled: bool) -> Calla
 
 
 @lru_cache(maxsize=8)
-def reinterpret_function(
-    word: torch.dtype, has_zeros: bool, is_compiled: bool
-) -> Callable[..., object]:
+def reinterpret_function(word: torch.dtype, has_zeros: bool, is_compiled: bool) -> Callable[..., object]:
     """The null twin of every decode: the same bytes read and written, nothing decoded.
 
     Args:

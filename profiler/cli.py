@@ -1,76 +1,125 @@
-"""The command ``qt-profile``. Exit codes: 0 done, 1 a check failed, 2 bad arguments, 3 missing hardware, 130 interrupted."""
+"""The command ``qt-profile``: its subcommands and their options; ``cli_chain`` and ``cli_errors`` do the work.
+
+Exit codes: 0 done, 1 a check failed or a record could not be written, 2 bad arguments, 3 missing hardware,
+130 interrupted: what was measured is kept, and where nothing was, no record is written.
+"""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import json
+import os
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-if TYPE_CHECKING:
-    from rich.progress import Progress
+from profiler.cli_errors import (
+    EXIT_CHECK_FAILED,
+    STOP_SIGNALS,
+    JsonGroup,
+    MissingHardwareError,
+    one_sentence,
+)
 
-    from profiler.record import RunRecord
-    from reasoning.chain import ChainOutcome
-    from reasoning.chain_spec import ChainSpec
-
-EXIT_CHECK_FAILED = 1
-EXIT_BAD_ARGUMENTS = 2
-EXIT_MISSING_HARDWARE = 3
-EXIT_INTERRUPTED = 130
+_TABLE_WIDTH = 120
 
 app = typer.Typer(
-    help="Profile low-bit LLM kernels: what casting costs, what it does to accuracy, and whether a variant is trapped.",
+    cls=JsonGroup,
+    help="Profile low-bit LLM kernels: what casting costs, what it does to accuracy, and whether a variant is "
+    "trapped.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    epilog="Exit codes: 0 done, 1 a check failed, 2 bad arguments, 3 missing hardware, 130 interrupted (results kept).",
+    epilog="Exit codes: 0 done, 1 a check failed or the record could not be written, 2 bad arguments, "
+    "3 missing hardware, 130 interrupted (results kept).",
 )
 
 
-def _fail(message: str, code: int) -> NoReturn:
-    typer.echo(f"error: {message}", err=True)
-    raise typer.Exit(code)
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from kernels import __version__
+
+        typer.echo(f"qt-profile {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
 def chain(
-    model: Annotated[str, typer.Option(help="tiny, a key of the model table, a local folder, or a hub id.")] = "tiny",
+    model: Annotated[
+        str, typer.Option(help="tiny, a key of the model table, a local folder, or a hub id.")
+    ] = "tiny",
     kernel: Annotated[
-        list[str] | None, typer.Option(help="Variant to profile; repeat for several. See `qt-profile kernels`.")
+        list[str] | None,
+        typer.Option(
+            help="Variant to profile; repeat for several; fused_nf4 by default. See `qt-profile kernels`."
+        ),
     ] = None,
     baseline: Annotated[str, typer.Option(help="Reference kernel.")] = "bf16",
     problems: Annotated[
         str, typer.Option(help="synthetic, a GSM8K or MathQA file, recorded solutions, or openai/gsm8k.")
     ] = "synthetic",
-    limit: Annotated[int | None, typer.Option(help="At most this many problems; 20 synthetic ones by default.")] = None,
-    mode: Annotated[str, typer.Option(help="generate: solve the problems; replay: force recorded solutions.")] = "generate",
-    batch: Annotated[int, typer.Option(help="Sequences decoded together, B.")] = 1,
-    max_new: Annotated[int, typer.Option(help="Most tokens per solution.")] = 400,
-    seed: Annotated[int, typer.Option(help="Seeds the synthetic problems, random weights and intervals.")] = 1,
-    group_size: Annotated[int | None, typer.Option(help="Weights per scale (32, 64, 128) of the grouped formats.")] = None,
-    double_quant: Annotated[bool, typer.Option("--double-quant", help="Quantize the group scales too.")] = False,
-    ablation: Annotated[
-        int, typer.Option(help="Problems replayed with unfused, fused and null kernels to isolate the cast; 0: none.")
-    ] = 4,
-    weights: Annotated[str, typer.Option(help="real, or random: time and energy only, accuracy is not measured.")] = "real",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    tdp_w: Annotated[float | None, typer.Option(help="TDP for an energy estimate where no counter is readable, W.")] = None,
-    threads: Annotated[
-        int | None, typer.Option(help="CPU threads; by default half of the logical CPUs, so that others do not stall us.")
+    limit: Annotated[
+        int | None, typer.Option(help="At most this many problems; 20 synthetic ones by default.")
     ] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Skip malformed lines of the problem file.")] = False,
+    mode: Annotated[
+        str, typer.Option(help="generate: solve the problems; replay: force recorded solutions.")
+    ] = "generate",
+    batch: Annotated[int, typer.Option(help="Sequences decoded together, B.")] = 1,
+    max_new: Annotated[int, typer.Option(help="Most tokens per solution, 2 or more.")] = 400,
+    seed: Annotated[
+        int, typer.Option(help="Seeds the synthetic problems, random weights and intervals.")
+    ] = 1,
+    group_size: Annotated[
+        int | None, typer.Option(help="Weights per scale (32, 64, 128) of the grouped formats.")
+    ] = None,
+    double_quant: Annotated[
+        bool, typer.Option("--double-quant", help="Quantize the group scales too.")
+    ] = False,
+    ablation: Annotated[
+        int,
+        typer.Option(
+            help="Problems replayed with unfused, fused and null kernels to isolate the cast; 0: none."
+        ),
+    ] = 4,
+    weights: Annotated[
+        str, typer.Option(help="real, or random: time and energy only, accuracy is not measured.")
+    ] = "real",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    tdp_w: Annotated[
+        float | None, typer.Option(help="TDP for an energy estimate where no counter is readable, W.")
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            help="CPU threads; by default half of the logical CPUs, so that others do not stall us."
+        ),
+    ] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Skip malformed lines of the problem file.")
+    ] = False,
     out: Annotated[Path, typer.Option(help="Folder that the run record is written into.")] = Path("runs"),
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
 ) -> None:
-    """Solve multi-hop problems with a baseline and with low-bit kernels; print the table, store the run."""
-    with _errors():
+    """Solve multi-hop problems with a baseline and with low-bit kernels; print the table, store the run.
+
+    Exit codes: 0 done, 1 the record could not be written, 2 bad arguments, 3 missing hardware, 130 interrupted
+    (what was measured is kept; before anything was, no record is written).
+    """
+    with one_sentence(as_json=as_json):
+        from profiler.cli_chain import ChainJob, run_chain
         from reasoning.chain_spec import ChainMode, ChainSpec
 
         spec = ChainSpec(
@@ -90,139 +139,94 @@ def chain(
         _check_one_of("device", device, ("auto", "cpu", "cuda"))
         _check_one_of("weights", weights, ("real", "random"))
         _use_threads(threads)
-        chosen_weights: Literal["real", "random"] = "random" if weights == "random" else "real"
-        record = _run_chain(spec, chosen_weights, _device(device), tdp_w, skip_bad, out, quiet=as_json)
-    if record.status == "interrupted":
-        raise typer.Exit(EXIT_INTERRUPTED)
-
-
-def _run_chain(
-    spec: ChainSpec,
-    weights: Literal["real", "random"],
-    device: Literal["cpu", "cuda"],
-    tdp_w: float | None,
-    skip_bad: bool,
-    out: Path,
-    *,
-    quiet: bool,
-) -> RunRecord:
-    from datetime import datetime, timezone
-
-    from analysis.chain_summary import summarise
-    from analysis.chain_table import print_chain
-    from profiler.energy import best_meter
-    from profiler.environment import capture_environment
-    from profiler.record import RunRecord, new_run_id, write_run
-    from reasoning.chain import ChainRun, select_problems
-    from reasoning.model import load_model
-
-    created = datetime.now(timezone.utc)
-    chosen, skipped = select_problems(spec, skip_bad=skip_bad)
-    loaded = load_model(spec.model, device=device, weights=weights, seed=spec.seed)
-    meter = best_meter(tdp_w, device=device)
-    environment = capture_environment(sys.argv)
-    run_id = new_run_id(f"chain-{loaded.name}-{'-'.join(spec.kernels)}", created)
-    console = Console(stderr=True)
-    with _progress_bar(console) as progress:
-        task = progress.add_task("loading", total=None)
-        run = ChainRun(
-            spec,
-            loaded,
-            chosen,
-            meter,
-            lambda done, total, label: progress.update(task, completed=done, total=total, description=label),
+        code = run_chain(
+            ChainJob(
+                spec=spec,
+                weights="random" if weights == "random" else "real",
+                device=_device(device),
+                tdp_w=tdp_w,
+                skip_bad=skip_bad,
+                out=out,
+                as_json=as_json,
+            )
         )
-        outcome = run.run()
-    summary = summarise(outcome.rows, outcome.samples, baseline=spec.baseline, seed=spec.seed)
-    record = RunRecord(
-        run_id=run_id,
-        kind="chain",
-        status="interrupted" if outcome.interrupted else "complete",
-        created_utc=created,
-        command=environment.command,
-        environment=environment,
-        arguments=_arguments(spec, loaded.source, weights, device, len(chosen)),
-        results=summary.rows,
-        derived=summary.derived,
-        warnings=_warnings(outcome, meter.reason, [f"{b.position}: {b.reason}" for b in skipped]),
-    )
-    folder = write_run(out, record, outcome.samples)
-    if quiet:
-        typer.echo(record.model_copy(update={"run_id": folder.name}).model_dump_json())
-    else:
-        print_chain(record, Console())
-        typer.echo(f"run record: {folder}")
-    return record
+    raise typer.Exit(code)
 
 
-def _arguments(spec: ChainSpec, source: str, weights: str, device: str, problems: int) -> dict[str, object]:
-    from dataclasses import asdict
+@app.command(
+    add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_extra_args": True}
+)
+def sweep(context: typer.Context) -> None:
+    """Check and time every kernel over shapes and rows of x; the same as python -m benchmarks.kernel_sweep."""
+    words = list(context.args)
+    with one_sentence(as_json="--json" in words):
+        # Its options name formats and GPUs, so they cannot be listed without importing torch.
+        from benchmarks.kernel_sweep import sweep_command
+        from profiler.cli_chain import check_out
 
-    from profiler.environment import scrub_command
-
-    settings = {k: v.value if hasattr(v, "value") else v for k, v in asdict(spec).items()}
-    settings["kernels"] = list(spec.kernels)
-    settings["problems"], settings["model"] = scrub_command([spec.problems, spec.model])
-    return settings | {"weights": weights, "weights_source": source, "device": device, "problem_count": problems}
-
-
-def _warnings(outcome: ChainOutcome, meter_reason: str, skipped: list[str]) -> list[str]:
-    lines = [*outcome.warnings, f"energy: {meter_reason}"]
-    if skipped:
-        lines.append(f"{len(skipped)} malformed records skipped: {'; '.join(skipped[:3])}")
-    return lines
+        inner_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        inner_app.command()(sweep_command)
+        command = typer.main.get_command(inner_app)
+        with command.make_context("sweep", words, parent=context.parent) as inner:
+            check_out(inner.params["out"])
+            command.invoke(inner)
 
 
 @app.command()
 def kernels(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object instead of a table.")
+    ] = False,
 ) -> None:
     """List every kernel: scheme, format, implementations, and whether it runs here."""
-    import json
-
     import torch
 
     from kernels.registry import KERNELS
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    table = Table(title=f"kernels on {device}", title_justify="left")
+    for heading in ("kernel", "bits", "weights per scale", "implementations", "runs here as"):
+        table.add_column(heading)
     rows = []
     for item in KERNELS.values():
         runs, why = item.available(device)
-        chosen = item.implementation_for(device)
+        runs_as = item.implementation_detail(item.implementation_for(device), device) if runs else None
+        group_sizes = [] if item.format is None else list(item.format.group_sizes)
+        bits = 16 if item.format is None else item.format.bits
         rows.append(
             {
                 "kernel": item.name,
                 "scheme": item.scheme.value,
                 "format": None if item.format is None else item.format.name,
-                "bits": 16 if item.format is None else item.format.bits,
-                "group_sizes": [] if item.format is None else list(item.format.group_sizes),
+                "bits": bits,
+                "group_sizes": group_sizes,
                 "implementations": list(item.implementations),
-                "runs_here": item.implementation_detail(chosen, device) if runs else None,
+                "runs_here": runs_as,
                 "why_not": why or None,
                 "meaningful_output": item.meaningful_output,
             }
         )
+        table.add_row(
+            item.name + ("" if item.meaningful_output else " (costs only, output has no meaning)"),
+            str(bits),
+            ", ".join(map(str, group_sizes)) or ("–" if item.format is None else "row"),
+            ", ".join(item.implementations),
+            runs_as or f"no: {why}",
+        )
     if as_json:
         typer.echo(json.dumps({"device": device, "kernels": rows}))
-        return
-    table = Table(title=f"kernels on {device}", title_justify="left")
-    for heading in ("kernel", "bits", "weights per scale", "implementations", "runs here as"):
-        table.add_column(heading)
-    for row in rows:
-        groups = ", ".join(map(str, row["group_sizes"])) or ("–" if row["format"] is None else "row")
-        runs_as = row["runs_here"] or f"no: {row['why_not']}"
-        suffix = "" if row["meaningful_output"] else " (costs only, output has no meaning)"
-        table.add_row(row["kernel"] + suffix, str(row["bits"]), groups, ", ".join(row["implementations"]), runs_as)
-    Console().print(table)
+    else:
+        _console().print(table)
 
 
 @app.command()
 def doctor(
     out: Annotated[Path, typer.Option(help="Folder that run records would be written into.")] = Path("runs"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object instead of a table.")
+    ] = False,
 ) -> None:
     """Say what this machine can and cannot measure, and what would fix it; exit code 1 if something is missing."""
-    import json
     from dataclasses import asdict
 
     from profiler.doctor import diagnose
@@ -237,7 +241,7 @@ def doctor(
         styles = {"ok": "green", "warn": "yellow", "missing": "red"}
         for check in checks:
             table.add_row(check.name, f"[{styles[check.status]}]{check.status}[/]", check.detail, check.fix)
-        Console().print(table)
+        _console().print(table)
     if any(check.status == "missing" for check in checks):
         raise typer.Exit(EXIT_CHECK_FAILED)
 
@@ -256,8 +260,6 @@ def _check_one_of(option: str, value: str, allowed: Sequence[str]) -> None:
 
 
 def _use_threads(threads: int | None) -> None:
-    import os
-
     import torch
 
     cpus = os.cpu_count() or 1
@@ -271,42 +273,23 @@ def _device(wanted: str) -> Literal["cpu", "cuda"]:
 
     here = torch.cuda.is_available()
     if wanted == "cuda" and not here:
-        _fail("--device cuda, but torch sees no CUDA device here; see `qt-profile doctor`", EXIT_MISSING_HARDWARE)
+        raise MissingHardwareError(
+            "--device cuda, but torch sees no CUDA device here; see `qt-profile doctor`"
+        )
     return "cuda" if here and wanted != "cpu" else "cpu"
 
 
-@contextmanager
-def _errors() -> Iterator[None]:
-    """Turn the toolkit's errors into one sentence and an exit code."""
-    from profiler.record import RecordError
-    from reasoning.name_clash import NameClashError
-
-    try:
-        yield
-    except (RecordError, NameClashError) as error:
-        _fail(str(error), EXIT_CHECK_FAILED)
-    except ValueError as error:
-        _fail(str(error), EXIT_BAD_ARGUMENTS)
-    except KeyboardInterrupt:
-        _fail("interrupted before anything was measured", EXIT_INTERRUPTED)
-
-
-@contextmanager
-def _progress_bar(console: Console) -> Iterator[Progress]:
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        yield progress
-
-
-def _interrupt(signal_number: int, frame: object) -> None:
-    raise KeyboardInterrupt
+def _console() -> Console:
+    """Standard output, wide enough for a table where it is no terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_TABLE_WIDTH)
 
 
 def main() -> None:
     """Run the command line; a termination signal counts as Ctrl-C, so that it keeps results too."""
-    import signal
-
-    signal.signal(signal.SIGTERM, _interrupt)
+    STOP_SIGNALS.install()
     app()
+
+
+if __name__ == "__main__":
+    main()

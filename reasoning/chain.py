@@ -75,7 +75,9 @@ def select_problems(spec: ChainSpec, *, skip_bad: bool = False) -> tuple[list[Pr
     problems = list(loaded.problems)
     without = sum(p.solution is None for p in problems)
     if spec.mode is ChainMode.REPLAY and without:
-        raise ValueError(f"replay needs recorded solutions, and {without} of {len(problems)} problems have none")
+        raise ValueError(
+            f"replay needs recorded solutions, and {without} of {len(problems)} problems have none"
+        )
     return problems, loaded.skipped
 
 
@@ -145,12 +147,19 @@ class ChainRun:
         )
         for kernel in spec.all_kernels():
             add_format(
-                replacement, kernel, group_size=self._group_size(kernel), double_quant=self._double_quant(kernel)
+                replacement,
+                kernel,
+                group_size=self._group_size(kernel),
+                double_quant=self._double_quant(kernel),
             )
         return replacement
 
     def _group_size(self, kernel: Kernel) -> int | None:
-        return self.spec.group_size if kernel.format is not None and kernel.format.group_size is not None else None
+        return (
+            self.spec.group_size
+            if kernel.format is not None and kernel.format.group_size is not None
+            else None
+        )
 
     def _double_quant(self, kernel: Kernel) -> bool:
         return self.spec.double_quant and kernel.format is not None and kernel.format.group_size is not None
@@ -284,7 +293,9 @@ class ChainRun:
                     self._add_hops(kernel, ChainMode.REPLAY, repeat, index, trace)
                     self._advance(len(batch), f"{kernel.name} replays")
             for kernel in _baseline_first(kernels, self.spec.baseline):
-                self._outcome.samples.extend(replayer.with_ranges(kernel, is_baseline=kernel.name == self.spec.baseline))
+                self._outcome.samples.extend(
+                    replayer.with_ranges(kernel, is_baseline=kernel.name == self.spec.baseline)
+                )
                 self._advance(len(batch), f"{kernel.name} replays with ranges")
 
     def _solutions(self, index: int, batch: list[Problem]) -> list[list[int]]:

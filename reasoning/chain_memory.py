@@ -47,13 +47,15 @@ class MemoryGauge:
         """Peak of the window, bytes."""
         own = self.model_bytes(kernel)
         if self._cuda:
-            return torch.cuda.max_memory_allocated(self._model.device) - self._resident + own
+            peak: int = torch.cuda.max_memory_allocated(self._model.device)
+            return peak - self._resident + own
         layers = self._replacement.replaced.values()
-        decoded = max(layer.dense.nbytes for layer in layers) if kernel.scheme is Scheme.UNFUSED else 0
+        decoded: int = max(layer.dense.nbytes for layer in layers) if kernel.scheme is Scheme.UNFUSED else 0
         return own + trace.cache_bytes + decoded
 
     def _resident_bytes(self) -> int:
         """Bytes of the model with every format's weights."""
-        dense = {id(p): p.nbytes for p in self._model.parameters()} | {id(b): b.nbytes for b in self._model.buffers()}
-        quantized = (w.nbytes for layer in self._replacement.replaced.values() for w in layer.quantized.values())
-        return sum(dense.values()) + sum(quantized)
+        dense = {id(t): t.nbytes for t in (*self._model.parameters(), *self._model.buffers())}
+        layers = self._replacement.replaced.values()
+        total: int = sum(dense.values()) + sum(w.nbytes for layer in layers for w in layer.quantized.values())
+        return total

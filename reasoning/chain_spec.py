@@ -106,7 +106,9 @@ class ChainSpec:
         for name in self.main_kernels:
             fmt = get_kernel(name).format
             if fmt is not None:
-                names |= dict.fromkeys(f"{s.value}_{fmt.name}" for s in (Scheme.UNFUSED, Scheme.FUSED, Scheme.NULL))
+                names |= dict.fromkeys(
+                    f"{s.value}_{fmt.name}" for s in (Scheme.UNFUSED, Scheme.FUSED, Scheme.NULL)
+                )
         return tuple(names)
 
     def all_kernels(self) -> tuple[Kernel, ...]:

@@ -119,7 +119,9 @@ def decode_batch(
         ValueError: no prompt, an empty one, or a length below 1.
     """
     if not prompts or not all(prompts):
-        raise ValueError(f"every prompt needs a token, but of {len(prompts)} prompts {sum(not p for p in prompts)} are empty")
+        raise ValueError(
+            f"every prompt needs a token, but of {len(prompts)} prompts {sum(not p for p in prompts)} are empty"
+        )
     if len(lengths) != len(prompts) or min(lengths) < 1:
         raise ValueError(f"{len(prompts)} prompts need as many lengths of at least 1, got {list(lengths)}")
     timer.take()
@@ -140,7 +142,9 @@ def decode_batch(
             state.accept(following)
         position += 1
     trace.hop_s = timer.take()
-    trace.cache_bytes = sum(t.nbytes for layer in cache.layers for t in (layer.keys, layer.values) if t is not None)
+    trace.cache_bytes = sum(
+        t.nbytes for layer in cache.layers for t in (layer.keys, layer.values) if t is not None
+    )
     return trace
 
 

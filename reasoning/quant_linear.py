@@ -61,7 +61,7 @@ class QuantLinear(nn.Module):
 
     def _apply(self, fn: Callable[..., Tensor], recurse: bool = True) -> QuantLinear:
         """Let the quantized weights follow the module to another device (never to another dtype)."""
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.quantized = {name: w.to(self.dense.device) for name, w in self.quantized.items()}
         return self
 
@@ -161,7 +161,11 @@ def add_format(
     for name, layer in replacement.replaced.items():
         if fmt.name not in layer.quantized:
             layer.quantized[fmt.name] = quantize(
-                layer.dense.detach(), fmt, group_size=group_size, double_quant=double_quant, name=f"{name}.weight"
+                layer.dense.detach(),
+                fmt,
+                group_size=group_size,
+                double_quant=double_quant,
+                name=f"{name}.weight",
             )
 
 

@@ -133,7 +133,9 @@ class Replayer:
         log_p, log_q = log_softmax(reference, -1), log_softmax(logits, -1)
         kl = (log_p.exp() * (log_p - log_q)).sum(-1).clamp(min=0.0).tolist()
         same = (reference.argmax(-1) == logits.argmax(-1)).tolist()
-        error = (torch.linalg.vector_norm(logits - reference, dim=-1) / torch.linalg.vector_norm(reference, dim=-1)).tolist()
+        error = (
+            torch.linalg.vector_norm(logits - reference, dim=-1) / torch.linalg.vector_norm(reference, dim=-1)
+        ).tolist()
         samples: list[Sample] = []
         for i in range(self._compared):
             if position >= len(self._batch.solutions[i]):

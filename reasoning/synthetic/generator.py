@@ -31,7 +31,9 @@ class SyntheticProblem:
     story: Story
 
 
-def generate(split: Split, seed: int, *, operations: tuple[int, ...] | None = None) -> Iterator[SyntheticProblem]:
+def generate(
+    split: Split, seed: int, *, operations: tuple[int, ...] | None = None
+) -> Iterator[SyntheticProblem]:
     """An endless, reproducible stream of problems of one split.
 
     Args:

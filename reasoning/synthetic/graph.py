@@ -1,8 +1,8 @@
 """Dependency graphs of quantities: sampling, the solution order, and the key that splits train from test.
 
-A graph is a list of quantities. A *fact* has a value and no inputs; a *derived* quantity is one arithmetic operation on
-one quantity and a constant, or on two quantities. Exactly ``operations`` derived quantities are needed for the asked one;
-the rest are distractors, which nothing needed depends on.
+A graph is a list of quantities. A *fact* has a value and no inputs; a *derived* quantity is one arithmetic
+operation on one quantity and a constant, or on two quantities. Exactly ``operations`` derived quantities are
+needed for the asked one; the rest are distractors, which nothing needed depends on.
 """
 
 from __future__ import annotations

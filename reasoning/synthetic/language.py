@@ -19,16 +19,100 @@ class Theme:
 
 
 _PEOPLE = tuple(
-    "Ada Ben Cora Dan Eva Finn Gus Hana Ivan Jill Kim Leo Mia Nils Olga Paul Quinn Rosa Sam Tess Uma Vera Will Yara "
-    "Zoe Anton Bella Carl Dora Emil Fay Greta Hugo Iris Jonas Karin".split()
+    [
+        "Ada",
+        "Ben",
+        "Cora",
+        "Dan",
+        "Eva",
+        "Finn",
+        "Gus",
+        "Hana",
+        "Ivan",
+        "Jill",
+        "Kim",
+        "Leo",
+        "Mia",
+        "Nils",
+        "Olga",
+        "Paul",
+        "Quinn",
+        "Rosa",
+        "Sam",
+        "Tess",
+        "Uma",
+        "Vera",
+        "Will",
+        "Yara",
+        "Zoe",
+        "Anton",
+        "Bella",
+        "Carl",
+        "Dora",
+        "Emil",
+        "Fay",
+        "Greta",
+        "Hugo",
+        "Iris",
+        "Jonas",
+        "Karin",
+    ]
 )
 _PLACES = tuple(
-    "Ashford Brook Calder Dunmore Elton Farley Garth Holt Ingram Jarrow Kelso Linden Marlow Norton Oakham Preston "
-    "Quorn Ripley Selby Tarn Upton Vale Weston Yarm".split()
+    [
+        "Ashford",
+        "Brook",
+        "Calder",
+        "Dunmore",
+        "Elton",
+        "Farley",
+        "Garth",
+        "Holt",
+        "Ingram",
+        "Jarrow",
+        "Kelso",
+        "Linden",
+        "Marlow",
+        "Norton",
+        "Oakham",
+        "Preston",
+        "Quorn",
+        "Ripley",
+        "Selby",
+        "Tarn",
+        "Upton",
+        "Vale",
+        "Weston",
+        "Yarm",
+    ]
 )
 _SHIPS = tuple(
-    "Albatross Beluga Condor Dolphin Egret Falcon Gannet Heron Ibis Jaguar Kestrel Lynx Marlin Narwhal Osprey Pelican "
-    "Raven Seal Tern Viper Walrus Zebra Orca Swift".split()
+    [
+        "Albatross",
+        "Beluga",
+        "Condor",
+        "Dolphin",
+        "Egret",
+        "Falcon",
+        "Gannet",
+        "Heron",
+        "Ibis",
+        "Jaguar",
+        "Kestrel",
+        "Lynx",
+        "Marlin",
+        "Narwhal",
+        "Osprey",
+        "Pelican",
+        "Raven",
+        "Seal",
+        "Tern",
+        "Viper",
+        "Walrus",
+        "Zebra",
+        "Orca",
+        "Swift",
+    ]
 )
 
 THEMES = (

@@ -1,7 +1,7 @@
-"""Train the bundled model ``tiny`` from scratch: ``python -m reasoning.training.train_tiny --out DIR --minutes 10``.
+"""Train the bundled model ``tiny`` from scratch: ``python -m reasoning.training.train_tiny --out DIR --minutes 3.9``.
 
-Needs a GPU (about ten minutes on an H200). ``--out`` receives a model folder in Hugging Face layout, ``training.json`` with
-what was done, and ``state.pt``, from which the same command continues after an interruption.
+Needs a GPU. ``--out`` receives a model folder in Hugging Face layout, ``training.json`` with what was done, and
+``state.pt``, from which the same command continues after an interruption.
 """
 
 from __future__ import annotations
@@ -118,10 +118,15 @@ def quick_accuracy(
     """
     held_out = list(islice(generate(Split.TEST, seed), problems))
     tokenizer.padding_side = "left"
-    prompts = tokenizer([format_prompt(p.story.question) for p in held_out], return_tensors="pt", padding=True)
+    prompts = tokenizer(
+        [format_prompt(p.story.question) for p in held_out], return_tensors="pt", padding=True
+    )
     prompts = prompts.to(model.device)
     out = model.generate(
-        input_ids=prompts["input_ids"], attention_mask=prompts["attention_mask"], max_new_tokens=420, do_sample=False
+        input_ids=prompts["input_ids"],
+        attention_mask=prompts["attention_mask"],
+        max_new_tokens=420,
+        do_sample=False,
     )
     texts = tokenizer.batch_decode(out[:, prompts["input_ids"].shape[1] :], skip_special_tokens=True)
     tally: dict[int, tuple[int, int]] = {}
@@ -132,7 +137,9 @@ def quick_accuracy(
     return dict(sorted(tally.items()))
 
 
-def _batches(tokenizer: PreTrainedTokenizerFast, plan: TrainingPlan, stream: int) -> Iterator[dict[str, Tensor]]:
+def _batches(
+    tokenizer: PreTrainedTokenizerFast, plan: TrainingPlan, stream: int
+) -> Iterator[dict[str, Tensor]]:
     workers = max(1, (os.cpu_count() or 2) - 2)
     rows = PackedRows(tokenizer, ROW_TOKENS, seed=plan.seed * 100 + stream + 1)
     loader = DataLoader(rows, batch_size=plan.rows, num_workers=workers, pin_memory=True, prefetch_factor=4)
@@ -202,7 +209,10 @@ def train(out: Path, plan: TrainingPlan, minutes: float | None, init: Path | Non
             now = time.perf_counter()
             step_s = (now - timed_from[1]) / (step - timed_from[0])
             plan = replace(plan, steps=step + int((minutes * 60 - (now - started)) / step_s))
-            print(f"{step_s * 1e3:.1f} ms per step, {plan.rows * ROW_TOKENS / step_s / 1e6:.2f} M tokens/s, {plan.steps} steps")
+            print(
+                f"{step_s * 1e3:.1f} ms per step, {plan.steps} steps, "
+                f"{plan.rows * ROW_TOKENS / step_s / 1e6:.2f} M tokens/s"
+            )
         if step % 200 == 0 or step == plan.steps:
             elapsed = elapsed_before + time.perf_counter() - started
             log.append({"step": step, "loss": round(loss.item(), 5), "elapsed_s": round(elapsed, 1)})
@@ -210,7 +220,10 @@ def train(out: Path, plan: TrainingPlan, minutes: float | None, init: Path | Non
                 print(log[-1], flush=True)
         if time.perf_counter() - saved_at > CHECKPOINT_S:
             saved_at = time.perf_counter()
-            _atomic_save(_state(model, optimizers, plan, step, elapsed_before + saved_at - started, calls, log), state_path)
+            _atomic_save(
+                _state(model, optimizers, plan, step, elapsed_before + saved_at - started, calls, log),
+                state_path,
+            )
     elapsed = elapsed_before + time.perf_counter() - started
     _atomic_save(_state(model, optimizers, plan, step, elapsed, calls, log), state_path)
     model = model.to(torch.bfloat16).eval()
@@ -258,7 +271,9 @@ def _state(
 def main(
     out: Annotated[Path, typer.Option(help="Folder for the model, the log and the resumable state.")],
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 6000,
-    minutes: Annotated[float | None, typer.Option(min=0.5, help="Choose the steps so that it takes this long.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.5, help="Choose the steps so that it takes this long.")
+    ] = None,
     rows: Annotated[int, typer.Option(min=1, help=f"Rows of {ROW_TOKENS} tokens per step.")] = 176,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 3e-3,
     seed: Annotated[int, typer.Option(help="Seed of weights and data.")] = 0,

@@ -30,7 +30,16 @@ def row(kernel: str, mode: str, **fields) -> VariantResult:
 
 def hops(kernel: str, mode: str, seconds: float) -> list[HopSample]:
     return [
-        HopSample(kernel=kernel, mode=mode, repeat=0, batch_index=0, hop=i, active=1, tokens=1, hop_s=seconds * (1 + 0.01 * (i % 3)))
+        HopSample(
+            kernel=kernel,
+            mode=mode,
+            repeat=0,
+            batch_index=0,
+            hop=i,
+            active=1,
+            tokens=1,
+            hop_s=seconds * (1 + 0.01 * (i % 3)),
+        )
         for i in range(HOPS)
     ]
 
@@ -38,7 +47,9 @@ def hops(kernel: str, mode: str, seconds: float) -> list[HopSample]:
 def ranges(kernel: str, linear_s: float, cast_s: float | None = None) -> list[RangeSample]:
     comp_s = None if cast_s is None else linear_s - cast_s
     return [
-        RangeSample(kernel=kernel, repeat=0, batch_index=0, hop=i, linear_s=linear_s, cast_s=cast_s, comp_s=comp_s)
+        RangeSample(
+            kernel=kernel, repeat=0, batch_index=0, hop=i, linear_s=linear_s, cast_s=cast_s, comp_s=comp_s
+        )
         for i in range(HOPS)
     ]
 
@@ -53,8 +64,26 @@ def queries(kernel: str, correct: list[bool]) -> list[QuerySample]:
 @pytest.fixture
 def summary():
     rows = [
-        row("bf16", "generate", tps=100.0, correct=4, accuracy=1.0, peak_memory_bytes=1000, energy_source="fake", energy_j_per_query=2.0),
-        row("fused_nf4", "generate", tps=50.0, correct=2, accuracy=0.5, peak_memory_bytes=500, energy_source="fake", energy_j_per_query=4.0),
+        row(
+            "bf16",
+            "generate",
+            tps=100.0,
+            correct=4,
+            accuracy=1.0,
+            peak_memory_bytes=1000,
+            energy_source="fake",
+            energy_j_per_query=2.0,
+        ),
+        row(
+            "fused_nf4",
+            "generate",
+            tps=50.0,
+            correct=2,
+            accuracy=0.5,
+            peak_memory_bytes=500,
+            energy_source="fake",
+            energy_j_per_query=4.0,
+        ),
         *(row(k, "replay") for k in ("bf16", "unfused_nf4", "fused_nf4", "null_nf4")),
     ]
     samples = [
@@ -70,12 +99,21 @@ def summary():
         *queries("bf16", [True] * 4),
         *queries("fused_nf4", [True, False, True, False]),
         *(
-            EnergySample(kernel=k, repeat=i, queries=1, energy_j=j + 0.01 * i, duration_s=1.0, energy_source="fake")
+            EnergySample(
+                kernel=k, repeat=i, queries=1, energy_j=j + 0.01 * i, duration_s=1.0, energy_source="fake"
+            )
             for k, j in (("bf16", 2.0), ("fused_nf4", 4.0))
             for i in range(4)
         ),
         *(
-            AgreementSample(kernel="fused_nf4", problem_id="0", hop=i, kl_nats=0.1 * i, top1_same=i != 3, logits_rel_error=0.01 * i)
+            AgreementSample(
+                kernel="fused_nf4",
+                problem_id="0",
+                hop=i,
+                kl_nats=0.1 * i,
+                top1_same=i != 3,
+                logits_rel_error=0.01 * i,
+            )
             for i in range(4)
         ),
     ]
@@ -105,7 +143,9 @@ def test_cor_tps_comes_from_identical_hops(summary) -> None:
 
 def test_waterfall_adds_up(summary) -> None:
     fall = summary.derived["waterfall"]["fused_nf4"]
-    assert fall["reference_ms"] - fall["saving_ms"] + fall["exposed_cast_ms"] == pytest.approx(fall["variant_ms"])
+    assert fall["reference_ms"] - fall["saving_ms"] + fall["exposed_cast_ms"] == pytest.approx(
+        fall["variant_ms"]
+    )
     assert fall["exposed_cast_ms"] == pytest.approx(1e3 * (FUSED_S - NULL_S) * 1.01)
 
 
@@ -181,6 +221,15 @@ def test_table_prints_every_figure(summary) -> None:
     stream = io.StringIO()
     print_chain(record, Console(file=stream, width=160))
     text = stream.getvalue()
-    for part in ("fused_nf4", "COR direct (Eq. 8)", "2.00 [2.00, 2.00]", "50.0% [15.0%, 85.0%]", "2/2", "time trapped", "note: energy: made up", "4 (fake estimate)"):
+    for part in (
+        "fused_nf4",
+        "COR direct [95 %]",
+        "2.00 [2.00, 2.00]",
+        "50.0% [15.0%, 85.0%]",
+        "2/2",
+        "time trapped",
+        "note: energy: made up",
+        "4 (fake estimate)",
+    ):
         assert part in text, part
     assert "unfused_nf4" not in text, "replayed rows stay in the record where rows ran free"

@@ -154,7 +154,9 @@ def samples() -> list[Sample]:
             kernel="fused_nf4", mode="replay", repeat=0, batch_index=0, hop=0, active=2, tokens=2, hop_s=0.25
         ),
         QuerySample(kernel="fused_nf4", problem_id="p/1", correct=True, expected="18", answer="18.", hops=3),
-        RangeSample(kernel="unfused_nf4", repeat=0, batch_index=0, hop=0, linear_s=0.2, cast_s=0.15, comp_s=0.05),
+        RangeSample(
+            kernel="unfused_nf4", repeat=0, batch_index=0, hop=0, linear_s=0.2, cast_s=0.15, comp_s=0.05
+        ),
         AgreementSample(
             kernel="fused_nf4", problem_id="p/1", hop=2, kl_nats=0.0, top1_same=True, logits_rel_error=1e-3
         ),

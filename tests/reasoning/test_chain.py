@@ -27,7 +27,14 @@ def run(spec: ChainSpec, **changes):
 
 
 def test_generate_measures_every_kernel_on_every_problem_and_replays_the_ablation() -> None:
-    spec = ChainSpec(kernels=("fused_int8",), limit=3, batch_size=2, ablation_problems=2, ablation_hops=20, ablation_repeats=1)
+    spec = ChainSpec(
+        kernels=("fused_int8",),
+        limit=3,
+        batch_size=2,
+        ablation_problems=2,
+        ablation_hops=20,
+        ablation_repeats=1,
+    )
     outcome = run(spec)
     assert not outcome.interrupted
     rows = {(r.kernel, r.mode): r for r in outcome.rows}
@@ -38,7 +45,11 @@ def test_generate_measures_every_kernel_on_every_problem_and_replays_the_ablatio
     for kernel in ("bf16", "fused_int8"):
         row = rows[kernel, "generate"]
         queries = [s for s in outcome.samples if isinstance(s, QuerySample) and s.kernel == kernel]
-        hops = [s for s in outcome.samples if isinstance(s, HopSample) and (s.kernel, s.mode) == (kernel, "generate")]
+        hops = [
+            s
+            for s in outcome.samples
+            if isinstance(s, HopSample) and (s.kernel, s.mode) == (kernel, "generate")
+        ]
         assert row.problems == len(queries) == 3
         assert row.correct == sum(bool(q.correct) for q in queries)
         assert row.hops == len(hops)
@@ -55,7 +66,9 @@ def test_generate_measures_every_kernel_on_every_problem_and_replays_the_ablatio
         assert (sample.cast_s is not None) == sample.kernel.startswith("unfused")
         assert sample.linear_s > 0
     compared = {s.kernel for s in outcome.samples if isinstance(s, AgreementSample)}
-    assert compared == {"unfused_int8", "fused_int8"}, "null kernels have no meaning and the baseline is itself"
+    assert compared == {"unfused_int8", "fused_int8"}, (
+        "null kernels have no meaning and the baseline is itself"
+    )
     assert rows["fused_int8", "generate"].weight_bytes < rows["bf16", "generate"].weight_bytes
 
 
@@ -88,7 +101,9 @@ def test_fused_and_unfused_agree_in_replay(fmt: str) -> None:
         add_format(replacement, kernel)
         replacement.use(kernel)
         seen = logits[scheme] = []
-        forced = Forced([solution], torch.device("cpu"), lambda position, row, seen=seen: seen.append(row.float()))
+        forced = Forced(
+            [solution], torch.device("cpu"), lambda position, row, seen=seen: seen.append(row.float())
+        )
         decode_batch(
             loaded.model,
             [prompt],

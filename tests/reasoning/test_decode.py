@@ -36,7 +36,9 @@ def run(tiny: LoadedModel, prompts: list[list[int]], choose=greedy, *, lengths=N
 def test_same_tokens_as_hugging_face(tiny: LoadedModel) -> None:
     prompt = prompts_of(tiny, 2)[0]
     ours = run(tiny, [prompt]).tokens[0]
-    theirs = tiny.model.generate(torch.tensor([prompt]), max_new_tokens=150, do_sample=False)[0, len(prompt) :]
+    theirs = tiny.model.generate(torch.tensor([prompt]), max_new_tokens=150, do_sample=False)[
+        0, len(prompt) :
+    ]
     assert ours == theirs.tolist()
     assert ours[-1] == tiny.tokenizer.eos_token_id
 
@@ -73,7 +75,10 @@ def test_replay_forces_the_tokens_and_sees_the_logits_of_free_running(tiny: Load
     assert replay.tokens == free.tokens
     torch.testing.assert_close(forced_logits[5], free_logits[5])
     other = [[7, 8, 9], [9, 8, 7, 6]]
-    assert run(tiny, prompts, Forced(other, torch.device("cpu")), lengths=[3, 4], ends=frozenset()).tokens == other
+    assert (
+        run(tiny, prompts, Forced(other, torch.device("cpu")), lengths=[3, 4], ends=frozenset()).tokens
+        == other
+    )
 
 
 def test_bad_input(tiny: LoadedModel) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reasoning.answers import extract_answer
-from reasoning.synthetic.generator import Split, generate, synthetic_problems
+from reasoning.synthetic.generator import GENERATOR_VERSION, Split, generate, synthetic_problems
 from reasoning.synthetic.graph import (
     MAX_DISTRACTORS,
     MAX_VALUE,
@@ -37,7 +37,11 @@ def test_graph_is_consistent(graph: Graph) -> None:
         assert all(source < index for source in quantity.inputs)
         if quantity.op is not None:
             left = graph.quantities[quantity.inputs[0]].value
-            right = quantity.constant if quantity.op.takes_constant else graph.quantities[quantity.inputs[1]].value
+            right = (
+                quantity.constant
+                if quantity.op.takes_constant
+                else graph.quantities[quantity.inputs[1]].value
+            )
             assert right is not None
             assert APPLY[quantity.op.symbol](left, right) == quantity.value
             assert quantity.op is not Op.OVER or left % right == 0
@@ -80,6 +84,11 @@ def test_streams_are_reproducible_balanced_and_differ_by_seed() -> None:
     assert {p.story.question for p in first}.isdisjoint(p.story.question for p in other)
 
 
+def test_version_1_of_the_generator_stays_what_the_model_was_trained_and_scored_on() -> None:
+    assert GENERATOR_VERSION == 1
+    assert [int(p.answer) for p in islice(synthetic_problems(1), 5)] == [815, 922, 1892, 559, 2256]
+
+
 def test_no_test_structure_is_trained_on() -> None:
     rng = Random(0)
     sides: dict[bool, set[str]] = {True: set(), False: set()}
@@ -102,7 +111,9 @@ def test_structure_ignores_numbers_and_from_three_operations_on_distractors() ->
         return Graph(tuple(nodes), ops, needed)
 
     for ops in (1, 3):
-        assert structure_key(chain(ops, 3, distractor=False)) == structure_key(chain(ops, 90, distractor=False))
+        assert structure_key(chain(ops, 3, distractor=False)) == structure_key(
+            chain(ops, 90, distractor=False)
+        )
     assert structure_key(chain(1, 3, distractor=False)) != structure_key(chain(1, 3, distractor=True))
     assert structure_key(chain(3, 3, distractor=False)) == structure_key(chain(3, 3, distractor=True))
 

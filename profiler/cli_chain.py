@@ -1,0 +1,209 @@
+"""The job behind ``qt-profile chain``: check the arguments, run, print the table, store the run."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import typer
+from rich.console import Console
+
+from profiler.cli_errors import EXIT_CHECK_FAILED, EXIT_INTERRUPTED, STOP_SIGNALS, fail
+from profiler.energy import best_meter
+from profiler.environment import capture_environment, scrub_command
+from profiler.record import RecordError, RunRecord, Sample, new_run_id, write_run
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from profiler.energy import EnergyMeter
+    from reasoning.chain import ChainOutcome
+    from reasoning.chain_spec import ChainSpec
+    from reasoning.model import LoadedModel
+    from reasoning.problems import BadLine
+
+_TABLE_WIDTH = 120
+_PROBE_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class ChainJob:
+    """What the command line asks for besides the chain itself."""
+
+    spec: ChainSpec
+    """The chain."""
+    weights: Literal["real", "random"]
+    """Trained weights, or random ones for time and energy alone."""
+    device: Literal["cpu", "cuda"]
+    """Where it runs."""
+    tdp_w: float | None
+    """TDP for an energy estimate, W."""
+    skip_bad: bool
+    """Skip malformed lines of the problem file."""
+    out: Path
+    """Folder of runs."""
+    as_json: bool
+    """Print one JSON object instead of tables."""
+
+
+def run_chain(job: ChainJob) -> int:
+    """Run a chain, print its figures and store its record.
+
+    Args:
+        job: what to run.
+
+    Returns:
+        The exit code: 0 done, 1 the record could not be written where it belongs, 130 interrupted.
+
+    Raises:
+        ValueError: an argument, the problems or the model cannot be used.
+        typer.Exit: interrupted before anything was measured, which leaves no record.
+    """
+    from reasoning.chain import ChainRun, select_problems
+    from reasoning.model import load_model
+
+    spec = job.spec
+    created_utc = datetime.now(timezone.utc)
+    check_out(job.out)
+    problems, skipped = select_problems(spec, skip_bad=job.skip_bad)
+    meter = best_meter(job.tdp_w, device=job.device)
+    loaded = load_model(spec.model, device=job.device, weights=job.weights, seed=spec.seed)
+    _refuse_nan(loaded.model)
+    with _progress_bar() as progress:
+        task = progress.add_task("quantizing", total=None)
+        run = ChainRun(
+            spec,
+            loaded,
+            problems,
+            meter,
+            lambda done, total, label: progress.update(task, completed=done, total=total, description=label),
+        )
+        outcome = run.run()
+    if not outcome.rows:
+        sentence = "interrupted before anything was measured; no record was written"
+        fail(sentence, EXIT_INTERRUPTED, as_json=job.as_json)
+    with STOP_SIGNALS.held():
+        record = _record(job, created_utc, loaded, outcome, meter, skipped, len(problems))
+        folder, trouble = _store(job.out, record, outcome.samples)
+        code = EXIT_INTERRUPTED if outcome.interrupted else 0
+        return _show(record, folder, trouble, EXIT_CHECK_FAILED if trouble else code, as_json=job.as_json)
+
+
+def check_out(out: Path) -> None:
+    """Write into the folder of runs and take it back, so that a long run is not lost to a typo.
+
+    Raises:
+        RecordError: the folder cannot be made or written into.
+    """
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out, buffering=0) as probe:
+            probe.write(bytes(_PROBE_BYTES))
+    except OSError as error:
+        raise RecordError(f"--out {out} cannot be written into: {error.strerror or error}") from error
+    finally:
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def _refuse_nan(model: Any) -> None:
+    for name, parameter in model.named_parameters():
+        bad = parameter.numel() - int(parameter.isfinite().sum())
+        if bad:
+            raise ValueError(
+                f"{name} has {bad} values that are NaN or Inf of {parameter.numel()}; the model cannot be run"
+            )
+
+
+def _record(
+    job: ChainJob,
+    created_utc: datetime,
+    loaded: LoadedModel,
+    outcome: ChainOutcome,
+    meter: EnergyMeter,
+    skipped: tuple[BadLine, ...],
+    problem_count: int,
+) -> RunRecord:
+    from analysis.chain_summary import summarise
+
+    spec = job.spec
+    environment = capture_environment(sys.argv)
+    summary = summarise(outcome.rows, outcome.samples, baseline=spec.baseline, seed=spec.seed)
+    warnings = [*outcome.warnings, f"energy: {meter.reason}"]
+    if skipped:
+        reasons = "; ".join(f"{line.position}: {line.reason}" for line in skipped[:3])
+        warnings.append(f"{len(skipped)} malformed records skipped: {reasons}")
+    settings = {name: getattr(value, "value", value) for name, value in asdict(spec).items()}
+    settings["kernels"] = list(spec.kernels)
+    # As the first word, the file of problems loses its folder; the model's keeps what is not personal.
+    settings["problems"], settings["model"] = scrub_command([spec.problems, spec.model])
+    return RunRecord(
+        run_id=new_run_id(f"chain-{loaded.name}-{'-'.join(spec.kernels)}", created_utc),
+        kind="chain",
+        status="interrupted" if outcome.interrupted else "complete",
+        created_utc=created_utc,
+        command=environment.command,
+        environment=environment,
+        arguments=settings
+        | {
+            "weights": job.weights,
+            "weights_source": loaded.source,
+            "device": job.device,
+            "problem_count": problem_count,
+        },
+        results=list(summary.rows),
+        derived=summary.derived,
+        warnings=warnings,
+    )
+
+
+def _store(out: Path, record: RunRecord, samples: list[Sample]) -> tuple[Path | None, str | None]:
+    """Write the run; where its folder refuses it, into a temporary one, and say so."""
+    try:
+        return write_run(out, record, samples), None
+    except RecordError as error:
+        refusal = str(error)
+    try:
+        rescued = write_run(tempfile.mkdtemp(prefix="qt-profile-"), record, samples)
+    except (RecordError, OSError) as error:
+        reason = error if isinstance(error, RecordError) else error.strerror
+        return None, f"{refusal}; the temporary folder refuses it too ({reason}), so this run is not stored"
+    return rescued, f"{refusal}; this run was stored in {rescued} instead"
+
+
+def _show(record: RunRecord, folder: Path | None, trouble: str | None, code: int, *, as_json: bool) -> int:
+    from analysis.chain_table import print_chain
+
+    if as_json:
+        fields = record.model_dump(mode="json")
+        if folder is not None:
+            fields["run_id"] = folder.name
+        ending = {"run": None if folder is None else str(folder), "exit_code": code, "error": trouble}
+        typer.echo(json.dumps(fields | ending, allow_nan=False))
+    else:
+        console = Console()
+        print_chain(record, console if console.is_terminal else Console(width=_TABLE_WIDTH))
+        if folder is not None:
+            typer.echo(f"run record: {folder}")
+    if trouble is not None:
+        typer.echo(f"error: {trouble}", err=True)
+    return code
+
+
+@contextmanager
+def _progress_bar() -> Iterator[Progress]:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("left:"))
+    console = Console(stderr=True)
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
+        yield progress
