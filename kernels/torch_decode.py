@@ -74,38 +74,64 @@ def decode_function(fmt: Format, dtype: torch.dtype, is_compiled: bool) -> Calla
     return _maybe_compiled(decode_book, (packed, groups, decoded), is_compiled)
 
 
-@lru_cache(maxsize=8)
-def reinterpret_function(word: torch.dtype, has_zeros: bool, is_compiled: bool) -> Callable[..., object]:
-    """The null twin of every decode: the same bytes read and written, nothing decoded.
+_NULL_BITS = {torch.int32: 0x3C003C00, torch.int64: 0x3C003C003C003C00}
+"""Exponent bits that make small finite numbers of any byte, in every dtype."""
+
+
+@lru_cache(maxsize=16)
+def widen_function(word: torch.dtype, has_zeros: bool, is_compiled: bool) -> Callable[..., object]:
+    """The null twin of decoding nibbles: the same bytes read and written in the same order, nothing decoded.
 
     Args:
-        word: int32, or uint8 for groups whose bytes are not a multiple of 4.
+        word: integer type as wide as the two numbers that a byte stands for: int32, or int64 for fp32.
         has_zeros: whether the format stores zero points.
         is_compiled: whether to compile it.
 
     Returns:
-        ``reinterpret(packed, scales, out)``, with ``zeros`` before ``out`` for zero-point formats, over flat
-        groups as in :func:`decode_function`: packed is read as words [t, c], and the buffer, seen as the same
-        words [t, r, c], gets r copies of each group. A mask keeps the exponents of 16- and 32-bit floats in a
-        range of small finite numbers, and the lowest bit of the scale (and zero point) is added so that they are
-        read; nothing is unpacked, looked up or scaled.
+        ``widen(packed, scales, out)``, with ``zeros`` before ``out`` for zero-point formats, over flat groups as
+        in :func:`decode_function`; out is the buffer seen as words [t, c]. Each byte becomes a word under constant
+        exponent bits; the lowest bit of the scale (and of the zero point) is added so that they are read. Nothing
+        is unpacked, looked up or scaled.
+    """
+    bits = _NULL_BITS[word]
+
+    def widen(packed: Tensor, scales: Tensor, out: Tensor) -> None:
+        touched = (scales.view(torch.int32) & 1).to(word)
+        out.copy_(packed.to(word) | bits | touched)
+
+    def widen_with_zeros(packed: Tensor, scales: Tensor, zeros: Tensor, out: Tensor) -> None:
+        touched = ((scales.view(torch.int32) | zeros.int()) & 1).to(word)
+        out.copy_(packed.to(word) | bits | touched)
+
+    packed = torch.zeros(_EXAMPLE_GROUPS, _EXAMPLE_BYTES, dtype=torch.uint8)
+    scales = torch.zeros(_EXAMPLE_GROUPS, 1)
+    out = packed.to(word)
+    if has_zeros:
+        return _maybe_compiled(widen_with_zeros, (packed, scales, scales.byte(), out), is_compiled)
+    return _maybe_compiled(widen, (packed, scales, out), is_compiled)
+
+
+@lru_cache(maxsize=4)
+def repeat_function(word: torch.dtype, is_compiled: bool) -> Callable[..., object]:
+    """The null twin of decoding bytes: rows of bytes copied side by side until they fill the rows of the buffer.
+
+    Args:
+        word: int32, or uint8 for rows whose bytes are not a multiple of 4.
+        is_compiled: whether to compile it.
+
+    Returns:
+        ``repeat(packed, scales, out)``: packed is read as words [t, c] and out, the buffer seen as the same words
+        [t, r, c], gets r copies of each row; masks and the scale's lowest bit as in :func:`widen_function`.
     """
     mask, exponent = (0x0FFF0FFF, 0x30003000) if word == torch.int32 else (0x0F, 0x30)
 
-    def reinterpret(packed: Tensor, scales: Tensor, out: Tensor) -> None:
+    def repeat(packed: Tensor, scales: Tensor, out: Tensor) -> None:
         touched = (scales.view(torch.int32) & 1).to(word)
         out.copy_(((packed & mask) | exponent | touched).unsqueeze(1))
 
-    def reinterpret_with_zeros(packed: Tensor, scales: Tensor, zeros: Tensor, out: Tensor) -> None:
-        touched = ((scales.view(torch.int32) | zeros.int()) & 1).to(word)
-        out.copy_(((packed & mask) | exponent | touched).unsqueeze(1))
-
     packed = torch.zeros(_EXAMPLE_GROUPS, _EXAMPLE_BYTES, dtype=word)
-    scales = torch.zeros(_EXAMPLE_GROUPS, 1)
     out = packed.unsqueeze(1).repeat(1, 2, 1)
-    if has_zeros:
-        return _maybe_compiled(reinterpret_with_zeros, (packed, scales, scales.byte(), out), is_compiled)
-    return _maybe_compiled(reinterpret, (packed, scales, out), is_compiled)
+    return _maybe_compiled(repeat, (packed, torch.zeros(_EXAMPLE_GROUPS, 1), out), is_compiled)
 
 
 def _maybe_compiled(

@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.formats import Packing
 from kernels.quant_weight import QuantWeight
 from kernels.ranges import RangeHook
 from kernels.torch_compile import torch_mode
-from kernels.torch_decode import DTYPES, decode_function, out_dtype, reinterpret_function
+from kernels.torch_decode import DTYPES, decode_function, out_dtype, repeat_function, widen_function
 
 # A decoded block of this size fits the L2 cache of current CPU cores with room for x and y.
 _BLOCK_BYTES = 512 * 1024
@@ -128,18 +129,23 @@ def _decoder(w: QuantWeight, x: Tensor) -> Callable[[slice, Tensor], None]:
 def _reinterpreter(w: QuantWeight, x: Tensor) -> Callable[[slice, Tensor], None]:
     """A function that fills a buffer [rows, k] of x's dtype with the packed bytes of a slice of rows."""
     groups = w.k // w.group_size
-    group_bytes = w.packed.shape[1] // groups
-    word = torch.int32 if group_bytes % 4 == 0 else torch.uint8
-    reinterpret = reinterpret_function(word, w.zeros is not None, _is_compiled(x))
-    packed = w.packed.view(-1).view(word).view(w.n * groups, -1)
-    sources = [packed, w.group_scales().view(-1, 1)]
-    if w.zeros is not None:
-        sources.append(w.zeros.view(-1, 1))
-    copies = w.group_size * x.element_size() // group_bytes
+    scales = w.group_scales().view(-1, 1)
+    if w.format.packing is Packing.NIBBLES:
+        word = torch.int64 if x.element_size() == 4 else torch.int32
+        reinterpret = widen_function(word, w.zeros is not None, _is_compiled(x))
+        sources = [w.packed.view(w.n * groups, -1), scales]
+        if w.zeros is not None:
+            sources.append(w.zeros.view(-1, 1))
+        shape: tuple[int, ...] = (-1,)
+    else:
+        word = torch.int32 if w.k % 4 == 0 else torch.uint8
+        reinterpret = repeat_function(word, _is_compiled(x))
+        sources = [w.packed.view(word), scales]
+        shape = (x.element_size(), -1)
 
     def fill(rows: slice, out: Tensor) -> None:
         first, count = rows.start * groups, (rows.stop - rows.start) * groups
-        reinterpret(*(t.narrow(0, first, count) for t in sources), out.view(word).view(count, copies, -1))
+        reinterpret(*(t.narrow(0, first, count) for t in sources), out.view(word).view(count, *shape))
 
     return fill
 

@@ -17,18 +17,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from profiler.cli_errors import (
-    EXIT_CHECK_FAILED,
-    STOP_SIGNALS,
-    JsonGroup,
-    MissingHardwareError,
-    one_sentence,
-)
+from profiler.cli_errors import EXIT_CHECK_FAILED, STOP_SIGNALS, FrontDoor, MissingHardwareError
 
 _TABLE_WIDTH = 120
 
 app = typer.Typer(
-    cls=JsonGroup,
+    cls=FrontDoor,
     help="Profile low-bit LLM kernels: what casting costs, what it does to accuracy, and whether a variant is "
     "trapped.",
     no_args_is_help=True,
@@ -118,38 +112,37 @@ def chain(
     Exit codes: 0 done, 1 the record could not be written, 2 bad arguments, 3 missing hardware, 130 interrupted
     (what was measured is kept; before anything was, no record is written).
     """
-    with one_sentence(as_json=as_json):
-        from profiler.cli_chain import ChainJob, run_chain
-        from reasoning.chain_spec import ChainMode, ChainSpec
+    from profiler.cli_chain import ChainJob, run_chain
+    from reasoning.chain_spec import ChainMode, ChainSpec
 
-        spec = ChainSpec(
-            model=model,
-            kernels=tuple(kernel or ["fused_nf4"]),
-            baseline=baseline,
-            problems=problems,
-            limit=limit,
-            mode=_choice("mode", mode, ChainMode),
-            batch_size=batch,
-            max_new_tokens=max_new,
-            seed=seed,
-            group_size=group_size,
-            double_quant=double_quant,
-            ablation_problems=ablation,
+    spec = ChainSpec(
+        model=model,
+        kernels=tuple(kernel or ["fused_nf4"]),
+        baseline=baseline,
+        problems=problems,
+        limit=limit,
+        mode=_choice("mode", mode, ChainMode),
+        batch_size=batch,
+        max_new_tokens=max_new,
+        seed=seed,
+        group_size=group_size,
+        double_quant=double_quant,
+        ablation_problems=ablation,
+    )
+    _check_one_of("device", device, ("auto", "cpu", "cuda"))
+    _check_one_of("weights", weights, ("real", "random"))
+    _use_threads(threads)
+    code = run_chain(
+        ChainJob(
+            spec=spec,
+            weights="random" if weights == "random" else "real",
+            device=_device(device),
+            tdp_w=tdp_w,
+            skip_bad=skip_bad,
+            out=out,
+            as_json=as_json,
         )
-        _check_one_of("device", device, ("auto", "cpu", "cuda"))
-        _check_one_of("weights", weights, ("real", "random"))
-        _use_threads(threads)
-        code = run_chain(
-            ChainJob(
-                spec=spec,
-                weights="random" if weights == "random" else "real",
-                device=_device(device),
-                tdp_w=tdp_w,
-                skip_bad=skip_bad,
-                out=out,
-                as_json=as_json,
-            )
-        )
+    )
     raise typer.Exit(code)
 
 
@@ -158,18 +151,16 @@ def chain(
 )
 def sweep(context: typer.Context) -> None:
     """Check and time every kernel over shapes and rows of x; the same as python -m benchmarks.kernel_sweep."""
-    words = list(context.args)
-    with one_sentence(as_json="--json" in words):
-        # Its options name formats and GPUs, so they cannot be listed without importing torch.
-        from benchmarks.kernel_sweep import sweep_command
-        from profiler.cli_chain import check_out
+    # Its options name formats and GPUs, so they cannot be listed without importing torch.
+    from benchmarks.kernel_sweep import sweep_command
+    from profiler.cli_chain import check_out
 
-        inner_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-        inner_app.command()(sweep_command)
-        command = typer.main.get_command(inner_app)
-        with command.make_context("sweep", words, parent=context.parent) as inner:
-            check_out(inner.params["out"])
-            command.invoke(inner)
+    inner_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    inner_app.command()(sweep_command)
+    command = typer.main.get_command(inner_app)
+    with command.make_context("sweep", list(context.args), parent=context.parent) as inner:
+        check_out(inner.params["out"])
+        command.invoke(inner)
 
 
 @app.command()

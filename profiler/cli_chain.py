@@ -102,6 +102,8 @@ def check_out(out: Path) -> None:
     Raises:
         RecordError: the folder cannot be made or written into.
     """
+    if out.exists() and not out.is_dir():
+        raise RecordError(f"--out {out} is a file, expected a folder")
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -28,8 +28,10 @@ class MissingHardwareError(Exception):
     """What was asked for needs hardware that is not here; the message says which, in one sentence."""
 
 
-class JsonGroup(TyperGroup):
-    """A group of commands that with ``--json`` says in JSON, too, that its arguments cannot be parsed."""
+class FrontDoor(TyperGroup):
+    """The group of commands: every expected error ends as one sentence, with ``--json`` in JSON too."""
+
+    _as_json = False
 
     def main(
         self,
@@ -42,7 +44,7 @@ class JsonGroup(TyperGroup):
     ) -> Any:
         """Run the group on a command line; exits with the command's code."""
         words = list(sys.argv[1:] if args is None else args)
-        as_json = "--json" in words
+        as_json = self._as_json = "--json" in words
         try:
             code = super().main(
                 words,
@@ -60,6 +62,11 @@ class JsonGroup(TyperGroup):
         if standalone_mode:
             sys.exit(code)
         return code
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that the context names."""
+        with one_sentence(as_json=self._as_json):
+            return super().invoke(ctx)
 
 
 # Typer exports only this subclass of the error that every wrong option, value or command raises.
@@ -83,7 +90,7 @@ def one_sentence(*, as_json: bool = False) -> Iterator[None]:
             EXIT_INTERRUPTED,
             as_json=as_json,
         )
-    except BrokenPipeError:
+    except (BrokenPipeError, typer.Exit, typer.Abort):
         raise
     except Exception as error:
         code = _exit_code(error)

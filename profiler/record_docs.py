@@ -74,9 +74,11 @@ full disk leaves at most a hidden folder, which no reader looks at; earlier runs
 illegal record, and samples whose count or sha256 is not the one in `run.json`. `load_record` reads `run.json` alone,
 `iter_samples` streams the samples, `list_runs` lists the runs of a folder.
 
-In `run.json` every field is written, and `null` means not measured. In `samples.jsonl` fields that are `null` are left
-out. NaN, infinity and unknown fields are refused on writing and on reading. A command line is stored with the home
-folder as `~` and the working folder as `.`; user and host names are not stored.
+In `run.json` every field is written, and `null` (`None` in the descriptions) means not measured. In `samples.jsonl`
+fields that are `null` are left out; a sweep's ranges go by `<kernel>.tau_cast` and `<kernel>.tau_comp`.
+
+NaN, infinity and unknown fields are refused on writing and on reading. A command line is stored with the home folder as `~` and the working folder as `.`; user and
+host names are not stored.
 
 ## Schema version
 
@@ -103,7 +105,7 @@ Both are objects without a fixed model. A chain's `arguments` are the fields of 
 | `derived` of | key | content |
 |---|---|---|
 | chain | `baseline` | name of the reference kernel |
-| chain | `waterfall` | by kernel: `reference_ms`, `saving_ms`, `exposed_cast_ms`, `variant_ms`, from median replayed hops |
+| chain | `waterfall` | by kernel: `reference_ms`, `saving_ms`, `exposed_cast_ms`, `variant_ms`, of median hops |
 | chain | `mcnemar` | by kernel: `problems`, `only_baseline`, `only_variant`, `p_value` of the exact test |
 | sweep | `device`, `cache_bytes` | name of the device; cache that the copies of a weight must outgrow, bytes |
 | sweep | `tau` | τ_cast and τ_comp by kernel, m, n and k, microseconds, with 95 % intervals and the method |
@@ -126,7 +128,14 @@ def _section(model: type[BaseModel]) -> str:
         f"| `{name}` | {_type(field)} | {_markdown(field.get('description', ''))} |"
         for name, field in model.model_json_schema()["properties"].items()
     ]
-    head = [f"### {model.__name__}", "", _markdown(model.__doc__ or ""), "", "| field | type | meaning |", "|---|---|---|"]
+    head = [
+        f"### {model.__name__}",
+        "",
+        _markdown(model.__doc__ or ""),
+        "",
+        "| field | type | meaning |",
+        "|---|---|---|",
+    ]
     return "\n".join([*head, *rows, ""])
 
 
