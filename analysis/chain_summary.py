@@ -99,7 +99,8 @@ class _Summary:
         derived: dict[str, object] = {"baseline": self._baseline}
         waterfalls = {}
         pairs = {}
-        for name in dict.fromkeys(row.kernel for row in rows if row.kernel != self._baseline):
+        variants = (row.kernel for row in rows if row.kernel != self._baseline and not _is_null(row.kernel))
+        for name in dict.fromkeys(variants):
             waterfall = self._waterfall(name)
             if waterfall is not None:
                 waterfalls[name] = {
@@ -121,7 +122,7 @@ class _Summary:
         fields |= self._accuracy_fields(row)
         if row.mode == "generate":
             fields |= self._index_fields(row)
-        if row.kernel != self._baseline and "null_" not in row.kernel:
+        if row.kernel != self._baseline and not _is_null(row.kernel):
             fields |= self._verdict_fields(row)
         return VariantResult.model_validate(row.model_dump() | fields)
 
@@ -306,6 +307,11 @@ class _Summary:
             "only_variant": won,
             "p_value": mcnemar_exact(lost, won),
         }
+
+
+def _is_null(kernel: str) -> bool:
+    """Whether a kernel's output means nothing, so that it is a tool of the ablation and no variant."""
+    return kernel.startswith("null_")
 
 
 def _verdict(verdict: Verdict) -> str | None:

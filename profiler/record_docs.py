@@ -1,7 +1,7 @@
 """Writes ``docs/records.md`` from the record's models: ``python -m profiler.record_docs > docs/records.md``.
 
-A field's meaning is its docstring and its type is that of the JSON schema, so the page cannot say anything else than
-the code. ``tests/test_docs.py`` holds that the page is the one this module writes.
+A field's meaning is its docstring and its type is that of the JSON schema, so the page says what the code
+says. ``tests/test_docs.py`` holds that the page is the one this module writes.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ SAMPLE_MODELS: tuple[type[BaseModel], ...] = (
 _HEAD = f"""\
 # Run records
 
-Written by `python -m profiler.record_docs > docs/records.md` from the models in `profiler/record_results.py`,
-`profiler/record_samples.py`, `profiler/record_schema.py` and `profiler/record_types.py`. Edit their docstrings,
-not this page.
+Written by `python -m profiler.record_docs > docs/records.md` from the models in
+`profiler/record_results.py`, `profiler/record_samples.py`, `profiler/record_schema.py` and
+`profiler/record_types.py`. Edit their docstrings, not this page.
 
 ## A run is a folder
 
@@ -66,41 +66,44 @@ runs/<utc>-<slug>/
   samples.jsonl    one sample a line, in the order of measurement
 ```
 
-`<utc>` is the start of the run, such as `20260131T120000Z`. A second run with the same name gets `-2` appended, and so
-on. The folder is built under a hidden name (`.partial-…`), flushed to disk, and renamed once, so a killed process or a
-full disk leaves at most a hidden folder, which no reader looks at; earlier runs stay as they were.
+`<utc>` is the start of the run, such as `20260131T120000Z`. A second run with the same name gets `-2`
+appended, and so on. The folder is built under a hidden name (`.partial-…`), flushed to disk, and renamed
+once, so a killed process or a full disk leaves at most a hidden folder, which no reader looks at; earlier
+runs stay as they were.
 
-`profiler.record.load_run(folder)` reads a run. It refuses, in one sentence, a record of another schema version, an
-illegal record, and samples whose count or sha256 is not the one in `run.json`. `load_record` reads `run.json` alone,
-`iter_samples` streams the samples, `list_runs` lists the runs of a folder.
+`profiler.record.load_run(folder)` reads a run. It refuses, in one sentence, a record of another schema
+version, an illegal record, and samples whose count or sha256 is not the one in `run.json`. `load_record`
+reads `run.json` alone, `iter_samples` streams the samples, `list_runs` lists the runs of a folder.
 
-In `run.json` every field is written, and `null` (`None` in the descriptions) means not measured. In `samples.jsonl`
-fields that are `null` are left out; a sweep's ranges go by `<kernel>.tau_cast` and `<kernel>.tau_comp`.
+In `run.json` every field is written, and `null` (`None` in the descriptions) means not measured. In
+`samples.jsonl` fields that are `null` are left out; a sweep's ranges go by `<kernel>.tau_cast` and
+`<kernel>.tau_comp`.
 
-NaN, infinity and unknown fields are refused on writing and on reading. A command line is stored with the home folder as `~` and the working folder as `.`; user and
-host names are not stored.
+NaN, infinity and unknown fields are refused on writing and on reading. A command line is stored with the
+home folder as `~` and the working folder as `.`; user and host names are not stored.
 
 ## Schema version
 
-This program writes and reads `schema_version` {SCHEMA_VERSION}, and refuses every other. It is separate from the
-program's version. A new field has a default, so that records written before it can still be read; an older program
-refuses a record with a field that it does not know. A change that older readers would misread raises the version.
+This program writes and reads `schema_version` {SCHEMA_VERSION}, and refuses every other. It is separate
+from the program's version. A new field has a default, so that records written before it can still be read;
+an older program refuses a record with a field that it does not know. A change that older readers would
+misread raises the version.
 
 ## What a legal record promises
 
-* A `failed` run has an `error` and no `results`; a `complete` run has results and no error; an `interrupted` run keeps
-  what was measured.
+* A `failed` run has an `error` and no `results`; a `complete` run has results and no error; an
+  `interrupted` run keeps what was measured.
 * A chain holds rows of type `variant`, a sweep rows of type `sweep`.
 * Joules come with their source; `hli` and `fake` are no measurements.
 * `accuracy` is `correct` over `problems`; intervals are ordered; a median is not above the 95th percentile.
-* A sweep row has a time or a reason in `not_measured`, and a time only if the correctness gate passed or the kernel's
-  output has no meaning.
+* A sweep row has a time or a reason in `not_measured`, and a time only if the correctness gate passed or
+  the kernel's output has no meaning.
 
 ## `arguments` and `derived`
 
-Both are objects without a fixed model. A chain's `arguments` are the fields of `ChainSpec` (`reasoning/chain_spec.py`),
-`weights`, `weights_source`, `device` and `problem_count`; a sweep's are the plan with its defaults filled in, and
-`given`, the arguments as they were typed.
+Both are objects without a fixed model. A chain's `arguments` are the fields of `ChainSpec`
+(`reasoning/chain_spec.py`), `weights`, `weights_source`, `device` and `problem_count`; a sweep's are the
+plan with its defaults filled in, and `given`, the arguments as they were typed.
 
 | `derived` of | key | content |
 |---|---|---|

@@ -1,4 +1,4 @@
-"""What the Markdown pages say is there: links, commands, options, kernels, files, tests, fields, contradictions."""
+"""What the Markdown pages name exists: links, commands, options, kernels, files, tests, fields."""
 
 import importlib.util
 import re
