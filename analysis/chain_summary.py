@@ -260,20 +260,19 @@ class _Summary:
         return fields | {"notes": notes}
 
     def _verdict_fields(self, row: VariantResult) -> dict[str, object]:
+        fields: dict[str, object] = {}
+        reasons = []
         ratio = self._ratio_to_baseline(row.kernel)
-        if ratio is None:
-            return {}
-        time = judge_time(ratio, self._waterfall(row.kernel), reference=self._baseline)
-        fields: dict[str, object] = {
-            "verdict_time": _verdict(time.verdict),
-            "verdict_reason": time.reason,
-        }
-        energy_ratio = self._energy_ratio(row.kernel)
-        if row.mode == "generate" and energy_ratio is not None:
+        if ratio is not None:
+            time = judge_time(ratio, self._waterfall(row.kernel), reference=self._baseline)
+            fields["verdict_time"] = _verdict(time.verdict)
+            reasons.append(time.reason)
+        energy_ratio = self._energy_ratio(row.kernel) if row.mode == "generate" else None
+        if energy_ratio is not None:
             energy = judge_energy(energy_ratio, hli=row.energy_source == "hli", reference=self._baseline)
             fields["verdict_energy"] = _verdict(energy.verdict)
-            fields["verdict_reason"] = f"{time.reason}. Energy: {energy.reason}"
-        return fields
+            reasons.append(f"Energy: {energy.reason}")
+        return fields | ({"verdict_reason": ". ".join(reasons)} if reasons else {})
 
     def _energy_ratio(self, kernel: str) -> Interval | None:
         """J per query over the baseline's, paired by batch."""

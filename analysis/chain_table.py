@@ -142,15 +142,12 @@ _STYLES = {"trapped": "bold red", "not trapped": "bold green", "inconclusive": "
 def _verdicts(rows: Sequence[VariantResult]) -> list[Text]:
     lines = []
     for row in rows:
-        if row.verdict_time is None:
+        if row.verdict_reason is None:
             continue
         line = Text(f"{row.kernel}: ")
-        line.append(f"time {row.verdict_time}", style=_STYLES[row.verdict_time])
-        if row.verdict_energy is not None:
-            line.append(", ")
-            line.append(f"energy {row.verdict_energy}", style=_STYLES[row.verdict_energy])
-        else:
-            line.append(", energy not measured")
-        line.append(f". {row.verdict_reason}")
+        for quantity, verdict in (("time", row.verdict_time), ("energy", row.verdict_energy)):
+            said = verdict or "not measured"
+            line.append(f"{quantity} {said}", style=_STYLES.get(said, ""))
+            line.append(", " if quantity == "time" else f". {row.verdict_reason}")
         lines.append(line)
     return lines

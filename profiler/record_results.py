@@ -97,11 +97,11 @@ class VariantResult(Strict):
     cor_direct_ci95: Interval | None = None
     """Bootstrap interval of cor_direct."""
     cor_tps: float | None = None
-    """The paper's Eq. 9, baseline TPS over this variant's, minus 1; negative when this is faster."""
+    """The paper's Eq. 9 on identical replayed hops: median hop time over the baseline's, minus 1."""
     cor_tps_ci95: Interval | None = None
     """Bootstrap interval of cor_tps."""
     peak_memory_bytes: Count | None = None
-    """Peak memory allocated on the device, bytes."""
+    """Peak memory, bytes: the allocator's on a GPU, counted from tensors on a CPU."""
     weight_bytes: Count | None = None
     """Weights as stored, scales included, bytes."""
     energy_j_per_query: NonNegative | None = None
@@ -125,7 +125,7 @@ class VariantResult(Strict):
     e_si: float | None = None
     """Economic part (Eq. 3)."""
     s_si: float | None = None
-    """Environmental part (Eq. 5)."""
+    """Energy part: reference over variant, the linear form printed after Eq. 5."""
     si: float | None = None
     """Sustainability Index (Eq. 6)."""
     verdict_time: Verdict | None = None
@@ -186,7 +186,7 @@ class SweepRow(Strict):
     group_size: PositiveCount | None = None
     """Weights along K that share a scale; None for one scale per row, or none."""
     time_us_p50: NonNegative | None = None
-    """Median time of a call with cold L2, microseconds."""
+    """Median time of a call with weights cold in the cache as far as the notes say, microseconds."""
     time_us_p05: NonNegative | None = None
     """5th percentile, microseconds."""
     time_us_p95: NonNegative | None = None

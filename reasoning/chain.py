@@ -142,7 +142,7 @@ class ChainRun:
             self.loaded.model,
             get_kernel(spec.baseline),
             group_size=self._group_size(get_kernel(spec.baseline)),
-            double_quant=spec.double_quant,
+            double_quant=self._double_quant(get_kernel(spec.baseline)),
             prequantized=self.loaded.quantized,
         )
         for kernel in spec.all_kernels():
