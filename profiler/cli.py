@@ -1,4 +1,4 @@
-"""The command ``qt-profile``: its subcommands and their options; ``cli_chain`` and ``cli_errors`` do the work.
+"""The command ``qt-profile``: its subcommands and options; ``cli_chain`` and ``cli_errors`` do the work.
 
 Exit codes: 0 done, 1 a check failed or a record could not be written, 2 bad arguments, 3 missing hardware,
 130 interrupted: what was measured is kept, and where nothing was, no record is written.
@@ -23,8 +23,8 @@ _TABLE_WIDTH = 120
 
 app = typer.Typer(
     cls=FrontDoor,
-    help="Profile low-bit LLM kernels: what casting costs, what it does to accuracy, and whether a variant is "
-    "trapped.",
+    help="Profile low-bit LLM kernels: what casting costs, what it does to accuracy, and whether a variant "
+    "is trapped.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -109,8 +109,8 @@ def chain(
 ) -> None:
     """Solve multi-hop problems with a baseline and with low-bit kernels; print the table, store the run.
 
-    Exit codes: 0 done, 1 the record could not be written, 2 bad arguments, 3 missing hardware, 130 interrupted
-    (what was measured is kept; before anything was, no record is written).
+    Exit codes: 0 done, 1 the record could not be written, 2 bad arguments, 3 missing hardware,
+    130 interrupted (what was measured is kept; before anything was, no record is written).
     """
     from profiler.cli_chain import ChainJob, run_chain
     from reasoning.chain_spec import ChainMode, ChainSpec
@@ -150,7 +150,7 @@ def chain(
     add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_extra_args": True}
 )
 def sweep(context: typer.Context) -> None:
-    """Check and time every kernel over shapes and rows of x; the same as python -m benchmarks.kernel_sweep."""
+    """Check and time every kernel over shapes and rows of x, as python -m benchmarks.kernel_sweep does."""
     # Its options name formats and GPUs, so they cannot be listed without importing torch.
     from benchmarks.kernel_sweep import sweep_command
     from profiler.cli_chain import check_out
@@ -217,7 +217,7 @@ def doctor(
         bool, typer.Option("--json", help="Print one JSON object instead of a table.")
     ] = False,
 ) -> None:
-    """Say what this machine can and cannot measure, and what would fix it; exit code 1 if something is missing."""
+    """Say what this machine can and cannot measure, and what would fix it; exit code 1 if any is missing."""
     from dataclasses import asdict
 
     from profiler.doctor import diagnose

@@ -174,11 +174,13 @@ def _store(out: Path, record: RunRecord, samples: list[Sample]) -> tuple[Path | 
         return write_run(out, record, samples), None
     except RecordError as error:
         refusal = str(error)
+    rescue = Path(tempfile.mkdtemp(prefix="qt-profile-"))
     try:
-        rescued = write_run(tempfile.mkdtemp(prefix="qt-profile-"), record, samples)
-    except (RecordError, OSError) as error:
-        reason = error if isinstance(error, RecordError) else error.strerror
-        return None, f"{refusal}; the temporary folder refuses it too ({reason}), so this run is not stored"
+        rescued = write_run(rescue, record, samples)
+    except RecordError:
+        with suppress(OSError):
+            rescue.rmdir()
+        return None, f"{refusal}; {rescue.parent} refuses it too, so this run is not stored"
     return rescued, f"{refusal}; this run was stored in {rescued} instead"
 
 
