@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import typer
 from rich.console import Console
 
-from profiler.cli_errors import EXIT_CHECK_FAILED, EXIT_INTERRUPTED, STOP_SIGNALS, fail
+from profiler.cli_errors import (
+    EXIT_CHECK_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_MISSING_HARDWARE,
+    STOP_SIGNALS,
+    fail,
+    hardware_reason,
+)
 from profiler.energy import best_meter
 from profiler.environment import capture_environment, scrub_command
 from profiler.record import RecordError, RunRecord, Sample, new_run_id, write_run
@@ -60,7 +67,8 @@ def run_chain(job: ChainJob) -> int:
         job: what to run.
 
     Returns:
-        The exit code: 0 done, 1 the record could not be written where it belongs, 130 interrupted.
+        The exit code: 0 done, 1 an error ended the run or the record could not be written where it belongs, 3 the
+        memory of the device was too small to finish, 130 interrupted.
 
     Raises:
         ValueError: an argument, the problems or the model cannot be used.
@@ -93,7 +101,10 @@ def run_chain(job: ChainJob) -> int:
         record = _record(job, created_utc, loaded, outcome, meter, skipped, len(problems))
         folder, trouble = _store(job.out, record, outcome.samples)
         code = EXIT_INTERRUPTED if outcome.interrupted else 0
-        return _show(record, folder, trouble, EXIT_CHECK_FAILED if trouble else code, as_json=job.as_json)
+        if outcome.failure is not None:
+            code = EXIT_MISSING_HARDWARE if hardware_reason(outcome.failure) else EXIT_CHECK_FAILED
+        told = "; ".join(part for part in (record.error, trouble) if part) or None
+        return _show(record, folder, told, EXIT_CHECK_FAILED if trouble else code, as_json=job.as_json)
 
 
 def check_out(out: Path) -> None:
@@ -165,7 +176,14 @@ def _record(
         results=list(summary.rows),
         derived=summary.derived,
         warnings=warnings,
+        error=None if outcome.failure is None else _failure_sentence(outcome.failure),
     )
+
+
+def _failure_sentence(error: RuntimeError) -> str:
+    first_line = (str(error).strip().splitlines() or [""])[0]
+    reason = hardware_reason(error) or type(error).__name__
+    return f"{reason}: {first_line}; what was measured before is kept"
 
 
 def _store(out: Path, record: RunRecord, samples: list[Sample]) -> tuple[Path | None, str | None]:

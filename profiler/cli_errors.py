@@ -146,7 +146,7 @@ def _exit_code(error: Exception) -> int | None:
     from profiler.record import RecordError
     from reasoning.name_clash import NameClashError
 
-    if isinstance(error, MissingHardwareError) or _hardware_reason(error) is not None:
+    if isinstance(error, MissingHardwareError) or hardware_reason(error) is not None:
         return EXIT_MISSING_HARDWARE
     if isinstance(error, (RecordError, NameClashError, ValidationError, OSError)):
         return EXIT_CHECK_FAILED
@@ -160,11 +160,11 @@ def _sentence(error: Exception) -> str:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
         return f"a figure cannot be recorded: {error.title} {place}: {first['msg']}"
-    reason = _hardware_reason(error)
+    reason = hardware_reason(error)
     return str(error) if reason is None else f"{reason}: {_first_line(error)}"
 
 
-def _hardware_reason(error: Exception) -> str | None:
+def hardware_reason(error: Exception) -> str | None:
     """What torch's error means where the hardware is too small or fails; None for every other error."""
     torch: Any = sys.modules.get("torch")
     if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):

@@ -110,10 +110,14 @@ def _compiler() -> Check:
     for name in [asked] if asked else ["g++", "c++", "clang++"]:
         path = shutil.which(name)
         if path is not None:
-            return Check("c++ compiler", "ok", f"{Path(path).name}, which compiles the decoding of the torch kernels")
+            return Check(
+                "c++ compiler", "ok", f"{Path(path).name}, which compiles the decoding of the torch kernels"
+            )
     detail = f"CXX={asked} is not there" if asked else "none on PATH"
     fix = "apt-get install g++"
-    return Check("c++ compiler", "missing", f"{detail}: the torch kernels decode uncompiled, many times slower", fix)
+    return Check(
+        "c++ compiler", "missing", f"{detail}: the torch kernels decode uncompiled, many times slower", fix
+    )
 
 
 def _nvml() -> Check:

@@ -54,12 +54,14 @@ class ChainOutcome:
         samples: hops, queries, ranges, agreement, energy windows.
         warnings: what makes the numbers less than they seem.
         interrupted: the run was stopped before its end.
+        failure: the error that stopped it, such as a full memory; None where it was the user or nothing.
     """
 
     rows: list[VariantResult] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     interrupted: bool = False
+    failure: RuntimeError | None = None
 
 
 def select_problems(spec: ChainSpec, *, skip_bad: bool = False) -> tuple[list[Problem], tuple[BadLine, ...]]:
@@ -165,7 +167,11 @@ class ChainRun:
         return self.spec.double_quant and kernel.format is not None and kernel.format.group_size is not None
 
     def run(self) -> ChainOutcome:
-        """Run everything; an interruption (Ctrl-C) ends it early and keeps what was measured."""
+        """Run everything; Ctrl-C or a failing device ends it early and keeps what was measured.
+
+        Raises:
+            RuntimeError: the device failed (out of memory, say) before anything was measured.
+        """
         try:
             self._warm_up()
             if self.spec.mode is ChainMode.GENERATE:
@@ -175,6 +181,14 @@ class ChainRun:
         except KeyboardInterrupt:
             self._outcome.interrupted = True
             self._outcome.warnings.append("interrupted: the figures cover the batches that were finished")
+        except RuntimeError as error:
+            if not self._totals:
+                raise
+            self._outcome.interrupted = True
+            self._outcome.failure = error
+            self._outcome.warnings.append(
+                "stopped by an error: the figures cover the batches that were finished"
+            )
         self._outcome.rows = [self._row(name, mode, t) for (name, mode), t in self._totals.items()]
         return self._outcome
 

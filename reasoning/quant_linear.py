@@ -123,7 +123,8 @@ def replace_linears(
         The replaced layers, and what was skipped with the reason.
 
     Raises:
-        ValueError: a weight that the format cannot hold (k not divisible by the group, NaN); no linear to replace.
+        ValueError: a weight that the format cannot hold (k not divisible by the group, NaN), a stored weight with
+            another group size than asked for, or no linear to replace.
     """
     linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     replaced: dict[str, QuantLinear] = {}
@@ -137,6 +138,10 @@ def replace_linears(
         raise ValueError(f"the model has {len(linears)} linear layers and none of them is to be replaced")
     replacement = Replacement(replaced, skipped)
     for name, weight in (prequantized or {}).items():
+        if group_size not in (None, weight.group_size):
+            raise ValueError(
+                f"{name} is stored with group_size={weight.group_size}, not group_size={group_size}"
+            )
         if name in replaced:
             replaced[name].quantized[weight.format.name] = weight
     add_format(replacement, kernel, group_size=group_size, double_quant=double_quant)

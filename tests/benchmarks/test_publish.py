@@ -17,7 +17,9 @@ def test_every_published_table_is_what_the_records_say() -> None:
 def test_the_card_shows_ten_depths_and_five_kernels() -> None:
     text = publish.CARD.read_text(encoding="utf-8")
     block = text.split("<!-- begin: accuracy -->")[1].split("<!-- end: accuracy -->")[0]
-    assert all(f"| `{name}` |" in block for name in ("bf16", "fused_nf4", "fused_fp4", "fused_int8", "fused_fp8"))
+    assert all(
+        f"| `{name}` |" in block for name in ("bf16", "fused_nf4", "fused_fp4", "fused_int8", "fused_fp8")
+    )
     assert block.splitlines()[1].count("|") == 14
 
 
@@ -31,7 +33,9 @@ def test_the_bundled_model_solves_nine_of_ten_held_out_problems() -> None:
 
 
 def test_committed_runs_are_whole() -> None:
-    runs = [path for folder in publish.RESULTS.iterdir() if folder.is_dir() for path in publish.list_runs(folder)]
+    runs = [
+        path for folder in publish.RESULTS.iterdir() if folder.is_dir() for path in publish.list_runs(folder)
+    ]
     assert len(runs) >= 3
     for path in runs:
         record, samples = load_run(path)

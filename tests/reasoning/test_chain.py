@@ -141,6 +141,27 @@ def test_an_interruption_keeps_finished_batches(monkeypatch: pytest.MonkeyPatch)
     assert "interrupted" in outcome.warnings[0]
 
 
+def test_a_full_memory_keeps_finished_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = ChainSpec(kernels=("fused_int8",), limit=3, max_new_tokens=5, ablation_problems=0)
+    calls = 0
+    real = chain_module.decode_batch
+
+    def filling(*args, **kwargs):
+        nonlocal calls
+        calls += 1
+        if calls > 2 + 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(chain_module, "decode_batch", filling)
+    outcome = run(spec)
+    assert outcome.interrupted and isinstance(outcome.failure, torch.OutOfMemoryError)
+    assert sorted((r.kernel, r.problems) for r in outcome.rows) == [("bf16", 1), ("fused_int8", 2)]
+    calls = 10
+    with pytest.raises(torch.OutOfMemoryError):
+        run(spec)
+
+
 def test_energy_is_summed_over_batches() -> None:
     spec = ChainSpec(kernels=("fused_int8",), limit=2, ablation_problems=0)
     outcome = run(spec, meter=FakeMeter(power_w=50.0))

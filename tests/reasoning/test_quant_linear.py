@@ -94,6 +94,12 @@ def test_prequantized_weights_are_used_for_their_format(toy: Toy) -> None:
     assert replacement.replaced["up"].quantized["int4"] is stored
 
 
+def test_stored_weights_of_another_group_size_are_refused(toy: Toy) -> None:
+    stored = quantize(torch.randn(192, 128), "int4", group_size=64)
+    with pytest.raises(ValueError, match="up is stored with group_size=64, not group_size=32"):
+        replace_linears(toy, get_kernel("fused_int4"), group_size=32, prequantized={"up": stored})
+
+
 def test_ranges_are_reported(toy: Toy) -> None:
     from contextlib import nullcontext
 
