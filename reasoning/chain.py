@@ -6,10 +6,9 @@ machine does not land on one of them. What has been measured survives an interru
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TypeVar
 
 import torch
 
@@ -31,14 +30,13 @@ from reasoning.model import LoadedModel
 from reasoning.problems import BadLine, Problem, load_problems
 from reasoning.prompts import format_prompt
 from reasoning.quant_linear import Replacement, add_format, replace_linears
-from reasoning.replay import ReplayBatch, Replayer
+from reasoning.replay import ReplayBatch, Replayer, rotated
 from reasoning.synthetic.generator import synthetic_problems
 
 Progress = Callable[[float, float, str], None]
 """Called with (work done, work in all, what is running); the unit of work is arbitrary."""
 
 _WARM_UP_HOPS = 3
-_T = TypeVar("_T")
 
 
 def no_progress(done: float, total: float, label: str) -> None:
@@ -93,7 +91,7 @@ class _Totals:
     decode_s: float = 0.0
     energy_j: float | None = 0.0
     energy_detail: str = ""
-    peak_bytes: int = 0
+    peak_bytes: int | None = None
 
 
 class ChainRun:
@@ -231,7 +229,7 @@ class ChainRun:
     def _generate_all(self) -> None:
         names = self.spec.main_kernels
         for index, batch in enumerate(self._batches):
-            for name in _rotated(names, index):
+            for name in rotated(names, index):
                 self._generate(get_kernel(name), index, batch)
                 self._advance(len(batch), f"{name} generates")
 
@@ -242,7 +240,8 @@ class ChainRun:
         trace = self._decode(batch, limit=self.spec.max_new_tokens)
         reading = self.meter.end(window)
         totals = self._totals.setdefault((kernel.name, ChainMode.GENERATE), _Totals())
-        self._count(totals, batch, trace, kernel)
+        self._count(totals, batch, trace)
+        totals.peak_bytes = max(totals.peak_bytes or 0, self._memory.peak_bytes(kernel, trace))
         if reading.energy_j is None or totals.energy_j is None:
             totals.energy_j = None
         else:
@@ -298,19 +297,16 @@ class ChainRun:
                 self._timer,
                 self.spec.batch_size,
             )
+            work = float(len(batch) * len(kernels))
             for repeat in range(self.spec.ablation_repeats):
-                for kernel in _rotated(kernels, repeat):
-                    self._memory.start(kernel)
-                    trace = replayer.timed(kernel)
-                    totals = self._totals.setdefault((kernel.name, ChainMode.REPLAY), _Totals(energy_j=None))
-                    self._count(totals, batch if repeat == 0 else [], trace, kernel)
-                    self._add_hops(kernel, ChainMode.REPLAY, repeat, index, trace)
-                    self._advance(len(batch), f"{kernel.name} replays")
-            for kernel in _baseline_first(kernels, self.spec.baseline):
-                self._outcome.samples.extend(
-                    replayer.with_ranges(kernel, is_baseline=kernel.name == self.spec.baseline)
-                )
-                self._advance(len(batch), f"{kernel.name} replays with ranges")
+                for name, trace in replayer.timed(kernels).items():
+                    key = (name, ChainMode.REPLAY)
+                    totals = self._totals.setdefault(key, _Totals(energy_j=None))
+                    self._count(totals, batch if repeat == 0 else [], trace)
+                    self._add_hops(get_kernel(name), ChainMode.REPLAY, repeat, index, trace)
+                self._advance(work, "kernels replay the same hops in turn")
+            self._outcome.samples.extend(replayer.with_ranges(kernels, self.spec.baseline))
+            self._advance(work, "kernels replay the same hops in turn, with ranges")
 
     def _solutions(self, index: int, batch: list[Problem]) -> list[list[int]]:
         if self.spec.mode is ChainMode.GENERATE:
@@ -335,13 +331,12 @@ class ChainRun:
             timer=self._timer,
         )
 
-    def _count(self, totals: _Totals, batch: list[Problem], trace: BatchTrace, kernel: Kernel) -> None:
+    def _count(self, totals: _Totals, batch: list[Problem], trace: BatchTrace) -> None:
         totals.problems += len(batch)
         totals.hops += len(trace.hop_s)
         totals.tokens += sum(trace.active)
         totals.prefill_s += trace.prefill_s
         totals.decode_s += sum(trace.hop_s)
-        totals.peak_bytes = max(totals.peak_bytes, self._memory.peak_bytes(kernel, trace))
 
     def _add_hops(self, kernel: Kernel, mode: ChainMode, repeat: int, index: int, trace: BatchTrace) -> None:
         for hop, (seconds, active) in enumerate(zip(trace.hop_s, trace.active, strict=True)):
@@ -382,17 +377,9 @@ class ChainRun:
             energy_detail=totals.energy_detail or None,
             accuracy=totals.correct / totals.problems if scored else None,
             correct=totals.correct if scored else None,
-            notes=[self._memory.note],
+            notes=[self._memory.note] if mode is ChainMode.GENERATE else [],
         )
 
 
 def _question_length(batch: Sequence[Problem]) -> int:
     return max(len(problem.question) for problem in batch)
-
-
-def _rotated(items: Sequence[_T], by: int) -> Iterator[_T]:
-    return (items[(i + by) % len(items)] for i in range(len(items)))
-
-
-def _baseline_first(kernels: Sequence[Kernel], baseline: str) -> list[Kernel]:
-    return sorted(kernels, key=lambda kernel: kernel.name != baseline)

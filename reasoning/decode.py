@@ -6,7 +6,7 @@ longer counted, and the batch stops when all have ended: a hop always is one for
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -90,7 +90,6 @@ class Forced:
         return self._table[:, position]
 
 
-@torch.no_grad()
 def decode_batch(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
@@ -118,34 +117,67 @@ def decode_batch(
     Raises:
         ValueError: no prompt, an empty one, or a length below 1.
     """
+    trace = BatchTrace(tokens=[])
+    steps = decode_steps(
+        model,
+        prompts,
+        choose,
+        lengths=lengths,
+        end_tokens=end_tokens,
+        padding=padding,
+        timer=timer,
+        trace=trace,
+    )
+    for _ in steps:
+        pass
+    return trace
+
+
+@torch.no_grad()
+def decode_steps(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    choose: Chooser,
+    *,
+    lengths: Sequence[int],
+    end_tokens: frozenset[int],
+    padding: int,
+    timer: HopTimer,
+    trace: BatchTrace,
+) -> Iterator[None]:
+    """:func:`decode_batch` one step at a time, so that several kernels can take turns at every hop.
+
+    Arguments and errors are those of :func:`decode_batch`; ``trace`` is filled in as the decoding goes on.
+
+    Yields:
+        Nothing, once after the prefill and once after each hop.
+    """
     if not prompts or not all(prompts):
-        raise ValueError(
-            f"every prompt needs a token, but of {len(prompts)} prompts {sum(not p for p in prompts)} are empty"
-        )
+        empty = sum(not p for p in prompts)
+        raise ValueError(f"every prompt needs a token, but of {len(prompts)} prompts {empty} are empty")
     if len(lengths) != len(prompts) or min(lengths) < 1:
         raise ValueError(f"{len(prompts)} prompts need as many lengths of at least 1, got {list(lengths)}")
-    timer.take()
     state = _Sequences(prompts, lengths, end_tokens, padding, model.device)
     cache = DynamicCache(config=model.config)
-    trace = BatchTrace(tokens=state.tokens)
+    trace.tokens = state.tokens
+    timer.take()
     with timer.hop():
         logits = _forward(model, state, cache, state.first_input())
-        following = choose(0, logits)
-        state.accept(following)
+        state.accept(choose(0, logits))
     trace.prefill_s = timer.take()[0]
+    yield
     position = 1
     while state.active:
         trace.active.append(state.active)
         with timer.hop():
             logits = _forward(model, state, cache, state.next_input())
-            following = choose(position, logits)
-            state.accept(following)
+            state.accept(choose(position, logits))
+        trace.hop_s.append(timer.take()[0])
+        trace.cache_bytes = sum(
+            t.nbytes for layer in cache.layers for t in (layer.keys, layer.values) if t is not None
+        )
         position += 1
-    trace.hop_s = timer.take()
-    trace.cache_bytes = sum(
-        t.nbytes for layer in cache.layers for t in (layer.keys, layer.values) if t is not None
-    )
-    return trace
+        yield
 
 
 def _forward(model: PreTrainedModel, state: _Sequences, cache: DynamicCache, ids: Tensor) -> Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -12,12 +13,18 @@ from torch.nn.functional import log_softmax
 from kernels.registry import NO_RANGES, Kernel
 from profiler.record import AgreementSample, RangeSample, Sample
 from profiler.timing import HopTimer, RangeTimer
-from reasoning.decode import BatchTrace, Forced, decode_batch, pad_token
+from reasoning.decode import BatchTrace, Forced, decode_steps, pad_token
 from reasoning.model import LoadedModel
 from reasoning.problems import Problem
 from reasoning.quant_linear import Replacement
 
-_KEPT_LOGITS_BYTES = 2**31
+_ENDED = object()
+_T = TypeVar("_T")
+
+
+def rotated(items: Sequence[_T], by: int) -> Iterator[_T]:
+    """The items in order, beginning with number ``by`` (modulo their count)."""
+    return (items[(i + by) % len(items)] for i in range(len(items)))
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,10 @@ class ReplayBatch:
 
 
 class Replayer:
-    """Replays one batch with one kernel after another.
+    """Replays one batch with several kernels in lockstep.
+
+    At every hop each kernel takes its turn, with its own KV cache, before any goes on to the next hop, in an order
+    that rotates: what happens to the machine in between happens to all of them.
 
     Args:
         batch: what to replay.
@@ -61,59 +71,76 @@ class Replayer:
         self._replacement = replacement
         self._timer = timer
         self._batch_size = batch_size
-        self._baseline: list[Tensor] = []
-        longest = max(len(s) for s in batch.solutions)
-        row_bytes = longest * loaded.model.config.vocab_size * 4
-        self._compared = max(1, min(len(batch.problems), _KEPT_LOGITS_BYTES // row_bytes))
         self._steps = [_steps(s, loaded) for s in batch.solutions]
 
-    def timed(self, kernel: Kernel) -> BatchTrace:
-        """Replay with one kernel and nothing else running."""
-        self._replacement.use(kernel)
-        return self._replay(None)
+    def timed(self, kernels: Sequence[Kernel]) -> dict[str, BatchTrace]:
+        """Replay with nothing else running; returns the trace of each kernel by name."""
+        traces = {kernel.name: BatchTrace(tokens=[]) for kernel in kernels}
+        turns = {k.name: self._replay(traces[k.name], None) for k in kernels}
+        step = 0
+        while True:
+            for kernel in rotated(kernels, step):
+                self._replacement.use(kernel)
+                if next(turns[kernel.name], _ENDED) is _ENDED:
+                    return traces
+            step += 1
 
-    def with_ranges(self, kernel: Kernel, *, is_baseline: bool) -> list[Sample]:
-        """Replay with ranges around the linears, and compare the logits with the baseline's.
+    def with_ranges(self, kernels: Sequence[Kernel], baseline: str) -> list[Sample]:
+        """Replay with ranges around the linears, and compare the logits with the baseline's at every hop.
 
-        The baseline has to come first. The first position's logits come from the prompt pass and are left out.
+        The first position's logits come from the prompt pass and are left out.
+
+        Args:
+            kernels: all kernels, the baseline among them.
+            baseline: name of the reference.
 
         Returns:
-            A range sample per hop, and for kernels with a meaning other than the baseline an agreement sample per
-            hop and sequence.
+            A range sample per kernel and hop, and for kernels with a meaning other than the baseline an agreement
+            sample per hop and sequence.
         """
-        self._replacement.use(kernel)
-        ranges = RangeTimer(self._loaded.model.device.type)
-        agreement: list[Sample] = []
-        per_hop: list[dict[str, float]] = []
-        if is_baseline:
-            self._baseline = []
+        device_type = self._loaded.model.device.type
+        reference = next(kernel for kernel in kernels if kernel.name == baseline)
+        others = [kernel for kernel in kernels if kernel.name != baseline]
+        ranges = {kernel.name: RangeTimer(device_type) for kernel in kernels}
+        samples: list[Sample] = []
+        latest: list[Tensor] = []
 
-        def watch(position: int, logits: Tensor) -> None:
-            per_hop.append(ranges.take())
-            kept = logits[: self._compared].float()
-            if is_baseline:
-                self._baseline.append(kept)
-            elif position > 0 and kernel.meaningful_output:
-                agreement.extend(self._compare(kernel, position, self._baseline[position], kept))
+        def watcher(kernel: Kernel) -> Callable[[int, Tensor], None]:
+            def watch(position: int, logits: Tensor) -> None:
+                seconds = ranges[kernel.name].take()
+                if kernel is reference:
+                    latest[:] = [logits.float()]
+                if position == 0:
+                    return
+                samples.append(self._range_sample(kernel, position - 1, seconds))
+                if kernel is not reference and kernel.meaningful_output:
+                    samples.extend(self._compare(kernel, position, latest[0], logits.float()))
 
-        self._replacement.time_ranges(ranges)
+            return watch
+
+        turns = {k.name: self._replay(BatchTrace(tokens=[]), watcher(k)) for k in kernels}
+        step = 0
         try:
-            self._replay(watch)
+            while True:
+                for kernel in (reference, *rotated(others, step)):
+                    self._replacement.use(kernel)
+                    self._replacement.time_ranges(ranges[kernel.name])
+                    if next(turns[kernel.name], _ENDED) is _ENDED:
+                        return samples
+                step += 1
         finally:
             self._replacement.time_ranges(NO_RANGES)
-        hops = [self._range_sample(kernel, hop, seconds) for hop, seconds in enumerate(per_hop[1:])]
-        return [*hops, *agreement]
 
-    def _replay(self, watch: Callable[[int, Tensor], None] | None) -> BatchTrace:
-        forced = Forced(self._batch.solutions, self._loaded.model.device, watch)
-        return decode_batch(
+    def _replay(self, trace: BatchTrace, watch: Callable[[int, Tensor], None] | None) -> Iterator[None]:
+        return decode_steps(
             self._loaded.model,
             self._batch.prompts,
-            forced,
+            Forced(self._batch.solutions, self._loaded.model.device, watch),
             lengths=[len(s) for s in self._batch.solutions],
             end_tokens=frozenset(),
             padding=pad_token(self._loaded.tokenizer),
             timer=self._timer,
+            trace=trace,
         )
 
     def _range_sample(self, kernel: Kernel, hop: int, seconds: dict[str, float]) -> RangeSample:
@@ -137,7 +164,7 @@ class Replayer:
             torch.linalg.vector_norm(logits - reference, dim=-1) / torch.linalg.vector_norm(reference, dim=-1)
         ).tolist()
         samples: list[Sample] = []
-        for i in range(self._compared):
+        for i in range(len(self._batch.problems)):
             if position >= len(self._batch.solutions[i]):
                 continue
             samples.append(
