@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import platform
 import subprocess
 import sys
@@ -86,6 +87,9 @@ def distribution_version(name: str) -> str | None:
         return None
 
 
+_FOREIGN_FOLDERS = re.compile(r"(^|=)/(?:[^/\0]+/)+(?=[^/\0])")
+
+
 def scrub_command(command: Sequence[str]) -> list[str]:
     """Take the places of one person's machine out of a command line.
 
@@ -93,8 +97,8 @@ def scrub_command(command: Sequence[str]) -> list[str]:
         command: the command line; the first word is the program.
 
     Returns:
-        The words, the program without its folder, and in the others the working folder as ``.`` and the home
-        folder as ``~``.
+        The words, the program without its folder, and in the others the working folder as ``.``, the home folder
+        as ``~``, and any other absolute path as ``.../`` and its last part.
     """
     if not command:
         return []
@@ -105,7 +109,7 @@ def scrub_command(command: Sequence[str]) -> list[str]:
             if folder != os.sep:
                 word = word.replace(folder + os.sep, short + os.sep)
                 word = short if word == folder else word
-        words.append(word)
+        words.append(_FOREIGN_FOLDERS.sub(r"\1.../", word))
     return words
 
 

@@ -68,6 +68,11 @@ def test_commands_lose_home_and_working_folder(monkeypatch, tmp_path: Path) -> N
     assert scrub_command([]) == []
 
 
+def test_other_absolute_paths_keep_their_last_part_only() -> None:
+    words = ["p", "--out", "/data/me/runs", "--out=/data/me/runs", "openai/gsm8k", "a/b", "/srv"]
+    assert scrub_command(words) == ["p", "--out", ".../runs", "--out=.../runs", "openai/gsm8k", "a/b", "/srv"]
+
+
 def test_threads_without_torch(monkeypatch) -> None:
     monkeypatch.delitem(sys.modules, "torch", raising=False)
     assert 1 <= environment._compute_threads() <= (os.cpu_count() or 1)
