@@ -74,7 +74,8 @@ def run_chain(job: ChainJob) -> int:
         ValueError: an argument, the problems or the model cannot be used.
         typer.Exit: interrupted before anything was measured, which leaves no record.
     """
-    from reasoning.chain import ChainRun, select_problems
+    from reasoning.chain import ChainRun
+    from reasoning.chain_problems import select_problems
     from reasoning.model import load_model
 
     spec = job.spec

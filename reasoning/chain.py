@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 
 import torch
 
@@ -24,14 +23,13 @@ from profiler.record import (
 from profiler.timing import HopTimer
 from reasoning.answers import answer_kind, extract_answer, same_answer
 from reasoning.chain_memory import MemoryGauge
-from reasoning.chain_spec import DEFAULT_SYNTHETIC_PROBLEMS, SYNTHETIC, ChainMode, ChainSpec
+from reasoning.chain_spec import ChainMode, ChainSpec
 from reasoning.decode import BatchTrace, decode_batch, end_tokens, greedy, pad_token
 from reasoning.model import LoadedModel
-from reasoning.problems import BadLine, Problem, load_problems
+from reasoning.problems import Problem
 from reasoning.prompts import format_prompt
 from reasoning.quant_linear import Replacement, add_format, replace_linears
 from reasoning.replay import ReplayBatch, Replayer, rotated
-from reasoning.synthetic.generator import synthetic_problems
 
 Progress = Callable[[float, float, str], None]
 """Called with (work done, work in all, what is running); the unit of work is arbitrary."""
@@ -62,25 +60,6 @@ class ChainOutcome:
     failure: RuntimeError | None = None
 
 
-def select_problems(spec: ChainSpec, *, skip_bad: bool = False) -> tuple[list[Problem], tuple[BadLine, ...]]:
-    """The problems of a run, and the malformed lines that were skipped.
-
-    Raises:
-        ValueError: the source cannot be read or holds no problem; replay of problems without solutions.
-    """
-    if spec.problems == SYNTHETIC:
-        chosen = list(islice(synthetic_problems(spec.seed), spec.limit or DEFAULT_SYNTHETIC_PROBLEMS))
-        return chosen, ()
-    loaded = load_problems(spec.problems, limit=spec.limit, skip_bad=skip_bad)
-    problems = list(loaded.problems)
-    without = sum(p.solution is None for p in problems)
-    if spec.mode is ChainMode.REPLAY and without:
-        raise ValueError(
-            f"replay needs recorded solutions, and {without} of {len(problems)} problems have none"
-        )
-    return problems, loaded.skipped
-
-
 @dataclass
 class _Totals:
     problems: int = 0
@@ -100,7 +79,7 @@ class ChainRun:
     Args:
         spec: what to run.
         loaded: the model; its linears are replaced in place.
-        problems: from :func:`select_problems`.
+        problems: from ``chain_problems.select_problems``.
         meter: measures the energy of every batch.
         progress: told after every batch.
 

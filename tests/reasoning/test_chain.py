@@ -11,7 +11,8 @@ from kernels.registry import get_kernel
 from profiler.energy import FakeMeter, NoMeter
 from profiler.record import AgreementSample, HopSample, QuerySample, RangeSample
 from profiler.timing import HopTimer
-from reasoning.chain import ChainRun, select_problems
+from reasoning.chain import ChainRun
+from reasoning.chain_problems import select_problems
 from reasoning.chain_spec import ChainMode, ChainSpec
 from reasoning.decode import Forced, decode_batch, pad_token
 from reasoning.model import load_model
