@@ -218,6 +218,8 @@ class ChainRun:
         window = self.meter.begin()
         trace = self._decode(batch, limit=self.spec.max_new_tokens)
         reading = self.meter.end(window)
+        # Scored before anything is counted, so that an interruption cannot leave a batch half counted.
+        queries = [self._query(kernel, p, tokens) for p, tokens in zip(batch, trace.tokens, strict=True)]
         totals = self._totals.setdefault((kernel.name, ChainMode.GENERATE), _Totals())
         self._count(totals, batch, trace)
         totals.peak_bytes = max(totals.peak_bytes or 0, self._memory.peak_bytes(kernel, trace))
@@ -241,10 +243,8 @@ class ChainRun:
             )
         )
         self._add_hops(kernel, ChainMode.GENERATE, 0, index, trace)
-        for problem, tokens in zip(batch, trace.tokens, strict=True):
-            query = self._query(kernel, problem, tokens)
-            totals.correct += bool(query.correct)
-            self._outcome.samples.append(query)
+        totals.correct += sum(bool(query.correct) for query in queries)
+        self._outcome.samples.extend(queries)
         if kernel.name == self.spec.baseline:
             self._generated[index] = trace.tokens
 
