@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from reasoning.model import load_model
+from reasoning.training import train_tiny
 from reasoning.training.batches import IGNORED, PackedRows, collate, pack
 from reasoning.training.tokenizer import train_tokenizer
-from reasoning.training.train_tiny import TrainingPlan, batch_loss, learning_rate_at
+from reasoning.training.train_tiny import TrainingPlan, batch_loss, build_optimizers, learning_rate_at
 
 DOCUMENTS = st.lists(
     st.tuples(
@@ -20,6 +21,20 @@ DOCUMENTS = st.lists(
     ),
     max_size=30,
 )
+
+
+def small_model() -> Qwen3ForCausalLM:
+    return Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=16,
+            hidden_size=32,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=16,
+        )
+    )
 
 
 @given(DOCUMENTS)
@@ -40,16 +55,7 @@ def test_collate_labels_solutions_only() -> None:
 
 def test_packed_documents_do_not_see_each_other() -> None:
     torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=16,
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
-    )
-    model = Qwen3ForCausalLM(config).eval()
+    model = small_model().eval()
     first, second = ([2, 3, 4], [5, 6]), ([7, 8], [9, 10, 11])
     losses = []
     for row in ([first, second], [first], [second]):
@@ -81,3 +87,39 @@ def test_rows_stream_whole_training_problems() -> None:
         assert text.startswith("Question: ") and text.endswith("<|endoftext|>")
         labelled = row["labels"][row["labels"] != IGNORED]
         assert tokenizer.decode(labelled).startswith("Plan: ")
+
+
+def test_a_training_goes_on_from_its_saved_state_as_if_never_stopped(tmp_path) -> None:
+    torch.manual_seed(0)
+    plan = TrainingPlan(steps=4)
+    batch = {name: value[None] for name, value in collate([([2, 3, 4], [5, 6]), ([7], [8, 9])], 12).items()}
+
+    def train(model, optimizers, steps: int) -> list[float]:
+        losses = []
+        for _ in range(steps):
+            loss = batch_loss(model, batch)
+            loss.backward()
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+            losses.append(loss.item())
+        return losses
+
+    model = small_model()
+    optimizers = build_optimizers(model, plan)
+    train(model, optimizers, 2)
+    path = tmp_path / "state.pt"
+    train_tiny._atomic_save(
+        train_tiny._state(model, optimizers, plan, 2, 1.5, 0, [{"step": 2, "loss": 1.0}]), path
+    )
+    uninterrupted = train(model, optimizers, 2)
+
+    state = torch.load(path, weights_only=True)
+    resumed = small_model()
+    resumed_optimizers = build_optimizers(resumed, plan)
+    resumed.load_state_dict(state["model"])
+    for optimizer, saved in zip(resumed_optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
+    assert TrainingPlan(**state["plan"]) == plan
+    assert (state["step"], state["calls"]) == (2, 0)
+    assert train(resumed, resumed_optimizers, 2) == pytest.approx(uninterrupted, rel=1e-6)
