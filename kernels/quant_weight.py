@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,7 +71,7 @@ class QuantWeight:
     group_size: int
     double_quant: DoubleQuantScales | None = None
     input_permutation: Tensor | None = None
-    repacked: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    repacked: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         n, k = self.shape

@@ -1,0 +1,1 @@
+"""CUDA C++ kernels for Hopper GPUs, compiled at run time through cupy: imported on first use only."""

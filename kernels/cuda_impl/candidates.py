@@ -1,0 +1,106 @@
+"""Configurations worth timing for a weight and a number of rows of x, the most promising first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+from kernels.cuda_impl.config import Config, NarrowConfig, Weight, WideConfig, fits
+from kernels.cuda_impl.layout import SLAB_COLUMNS, TILE_ROWS
+
+BUCKETS = (1, 8, 16, 32, 64, 128, 256)
+"""Largest m of each bucket; a configuration is tuned there and serves every smaller m down to the bucket before it."""
+_MOST_NARROW_M = 32
+_LEAST_WIDE_M = 9
+_MOST_ROWS = 8
+
+
+def bucket_of(m: int) -> int:
+    """The bucket that serves m rows of x: the smallest that is not below, else the largest."""
+    return next((bucket for bucket in BUCKETS if m <= bucket), BUCKETS[-1])
+
+
+def group_tile_choices(n: int, sm_count: int) -> tuple[int, ...]:
+    """Group sizes of the layout worth trying: as many tiles as fill the multiprocessors once, and twice as many.
+
+    Args:
+        n: rows of the weight.
+        sm_count: multiprocessors.
+    """
+    share = math.ceil(math.ceil(n / TILE_ROWS) / sm_count)
+    waves = math.ceil(share / (2 * _MOST_ROWS))
+    per_wave = math.ceil(share / waves)
+    if per_wave > _MOST_ROWS:
+        return (math.ceil(per_wave / 2),)
+    return (per_wave,) if per_wave > _MOST_ROWS // 2 else (per_wave, 2 * per_wave)
+
+
+def candidates(weight: Weight, n: int, k: int, bucket: int, sm_count: int, *, most: int = 12) -> list[Config]:
+    """Configurations to time, by the multiprocessor's share of the work.
+
+    Args:
+        weight: format, layout and dtype.
+        n: rows of the weight.
+        k: columns of the weight.
+        bucket: rows of x.
+        sm_count: multiprocessors.
+        most: configurations of each kind, at most.
+    """
+    slabs = math.ceil(k / SLAB_COLUMNS)
+    found: list[Config] = []
+    if bucket <= _MOST_NARROW_M:
+        groups = math.ceil(n / (TILE_ROWS * weight.group_tiles))
+        narrow = [c for c in _narrow(bucket, slabs) if fits(c, weight)]
+        found += sorted(narrow, key=lambda c: _narrow_cost(c, groups, slabs, sm_count))[:most]
+    if bucket >= _LEAST_WIDE_M:
+        wide = [c for c in _wide(bucket, slabs) if fits(c, weight)]
+        wide = [c for c in wide if c.stages > 3 or replace(c, stages=4) not in wide]
+        found += sorted(wide, key=lambda c: _wide_cost(c, n, slabs, bucket, sm_count))[:most]
+    return found
+
+
+def _narrow(bucket: int, slabs: int) -> Iterator[NarrowConfig]:
+    column_tiles = math.ceil(bucket / 8)
+    for warps_n in (1, 2):
+        for warps_k in (4, 8, 12, 16, 24):
+            for cluster_k in (1, 2, 4):
+                per_warp = math.ceil(slabs / (warps_k * cluster_k))
+                for stages in (1, 2, 3):
+                    is_useful = stages <= per_warp and (stages > 1 or per_warp == 1)
+                    if is_useful and 256 <= 32 * warps_n * warps_k <= 768:
+                        yield NarrowConfig(column_tiles, stages, warps_n, warps_k, cluster_k)
+
+
+def _wide(bucket: int, slabs: int) -> Iterator[WideConfig]:
+    for batch in {max(16, bucket), min(128, max(16, bucket)), min(64, max(16, bucket))}:
+        for warpgroups_n in (1, 2, 3, 4):
+            for warpgroups_k in (1, 2, 4):
+                for cluster_k in (1, 2, 4, 8):
+                    splits = warpgroups_k * cluster_k
+                    if warpgroups_n * warpgroups_k > 4 or 2 * splits > slabs:
+                        continue
+                    for stages in (3, 4, 6):  # 3 where more do not fit
+                        yield WideConfig(batch, stages, warpgroups_n, warpgroups_k, cluster_k)
+
+
+def _narrow_cost(config: NarrowConfig, groups: int, slabs: int, sm_count: int) -> tuple[float, int, int]:
+    blocks = math.ceil(groups / config.warps_n) * config.cluster_k
+    waves = math.ceil(blocks / sm_count)
+    slabs_of_warp = math.ceil(slabs / (config.warps_k * config.cluster_k))
+    warps = config.warps_n * config.warps_k
+    # More than 16 warps do not make a multiprocessor faster, fewer than 8 slow it down; a cluster costs about a slab.
+    work = waves * slabs_of_warp * max(warps, 8) + 2 * config.cluster_k
+    return work, abs(config.stages - 2), abs(warps - 16)
+
+
+def _wide_cost(config: WideConfig, n: int, slabs: int, m: int, sm_count: int) -> tuple[float, int, int]:
+    blocks = math.ceil(n / (64 * config.warpgroups_n)) * config.cluster_k * math.ceil(m / config.batch)
+    waves = math.ceil(blocks / sm_count)
+    warpgroups = config.warpgroups_n * config.warpgroups_k
+    iterations = math.ceil(slabs / (config.warpgroups_k * config.cluster_k))
+    # A slab costs its decoding and its product, shared by the warpgroups (one alone leaves units idle), and its part of
+    # x; a block costs its first copies and its sums, a cluster the way between multiprocessors.
+    slab = max(warpgroups, 2) * (2 + config.batch / 64) + config.warpgroups_k * config.batch / 32
+    work = waves * (iterations * slab + 24) + 4 * config.cluster_k
+    return work, abs(config.stages - 4), -warpgroups
