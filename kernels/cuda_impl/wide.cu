@@ -65,9 +65,9 @@ wide(const __grid_constant__ TensorMap x, const unsigned char* __restrict__ weig
   const unsigned char* codes = weight + ((size_t)(tile / TILES) * slabs + first_slab) * BLOCK_BYTES + (tile % TILES) * UNIT_BYTES +
                                lane * 16;
   const int to_scales = CODE_BYTES + (tile % TILES) * (32 * UNIT_SCALES - UNIT_BYTES);
-  int copied_slab = first_slab, copied_stage = 0;
-  auto copy_weight = [&]() {
-    const u32 destination = stage_address(copied_stage) + warp_offset + lane * 16;
+  int copied_slab = first_slab;
+  auto copy_weight = [&](u32 stage) {
+    const u32 destination = stage + warp_offset + lane * 16;
     const int bytes = copied_slab < slabs_of_tile ? 16 : 0;
     const unsigned char* source = bytes ? codes : weight;
 #pragma unroll
@@ -76,7 +76,6 @@ wide(const __grid_constant__ TensorMap x, const unsigned char* __restrict__ weig
     commit_copies();
     codes += (size_t)SPLITS * BLOCK_BYTES;
     copied_slab += SPLITS;
-    if (++copied_stage == STAGES) copied_stage = 0;
   };
   auto copy_x = [&](int slab, int stage) {
     expect_bytes(full + stage * 8, X_BYTES);
@@ -88,7 +87,7 @@ wide(const __grid_constant__ TensorMap x, const unsigned char* __restrict__ weig
   };
 
 #pragma unroll
-  for (int i = 0; i < STAGES - 1; i++) copy_weight();
+  for (int i = 0; i < STAGES - 1; i++) copy_weight(stage_address(i));
 #if USES_TABLE
   fill_table(window + TABLE_START, THREADS);
 #endif
@@ -103,13 +102,18 @@ wide(const __grid_constant__ TensorMap x, const unsigned char* __restrict__ weig
 
   float acc[BATCH / 2] = {};
   u32 even[16], odd[16];
-  int stage = 0, used_stage = 0;
+  // Stages follow each other in a ring, across the table; their barriers likewise.
+  const u32 first_stage = stage_address(0), last_stage = stage_address(STAGES - 1);
+#if USES_TABLE
+  const u32 before_table = base + 1024 + stages_before_table * STAGE_BYTES;
+#endif
+  u32 stage = first_stage, stage_before = last_stage, barrier = full, barrier_before = full, used_barrier = full;
   u32 parity = 0, x_parity = 1;
   u64 descriptor;
 
   // Decodes the next slab, and starts the copies of later ones.
   auto decode = [&](u32* a) {
-    const u32 here = stage_address(stage);
+    const u32 here = stage;
     if (is_producer) {
       if (x_slab < last_slab) {
         wait_for_barrier(empty + x_stage * 8, x_parity);
@@ -138,11 +142,17 @@ wide(const __grid_constant__ TensorMap x, const unsigned char* __restrict__ weig
     for (int e = 0; e < 16; e++) a[e] = multiply2(a[e], 0x7b807b80u);  // times 2^120
 #endif
 #endif
-    copy_weight();
+    copy_weight(stage_before);
+    stage_before = here;
+    stage = here == last_stage ? first_stage : here + STAGE_BYTES;
+#if USES_TABLE
+    if (stage == before_table) stage = window + TABLE_END;
+#endif
     // Layout type 1 (128-byte swizzle), 1024 bytes from one 8-row group of x to the next, 16 columns per step.
     descriptor = ((u64)1 << 62) | ((u64)64 << 32) | ((u64)1 << 16) | (((here + x_offset) & 0x3ffffu) >> 4);
-    wait_for_barrier(full + stage * 8, parity);
-    if (++stage == STAGES) stage = 0, parity ^= 1;
+    wait_for_barrier(barrier, parity);
+    used_barrier = barrier_before, barrier_before = barrier, barrier += 8;
+    if (barrier == full + STAGES * 8) barrier = full, parity ^= 1;
   };
   auto multiply = [&](const u32* a) {
     asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
@@ -152,8 +162,7 @@ wide(const __grid_constant__ TensorMap x, const unsigned char* __restrict__ weig
   };
   auto finish = [&]() {
     asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
-    if (lane == 0) arrive(empty + used_stage * 8);
-    if (++used_stage == STAGES) used_stage = 0;
+    if (lane == 0) arrive(used_barrier + STAGES * 8);  // empty
   };
 
   decode(even);
@@ -169,7 +178,7 @@ wide(const __grid_constant__ TensorMap x, const unsigned char* __restrict__ weig
   decode(odd);
   finish();
   multiply(odd);
-  finish();
+  asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
   wait_for_copies<0>();
   __syncthreads();
 
