@@ -141,20 +141,22 @@ class _Summary:
         fields: dict[str, object] = {}
         if not fmt:
             return fields
-        unfused = self._ranges.get(f"unfused_{fmt}", [])
-        casts = [s.cast_s for s in unfused if s.cast_s is not None]
-        comps = [s.comp_s for s in unfused if s.comp_s is not None]
+        # A native low-bit kernel casts x, not the weight, in ranges of its own.
+        is_native = scheme == "native"
+        split = self._ranges.get(row.kernel if is_native else f"unfused_{fmt}", [])
+        casts = [s.cast_s for s in split if s.cast_s is not None]
+        comps = [s.comp_s for s in split if s.comp_s is not None]
         if casts and comps:
             fields["cast_ms_p50"] = float(np.median(casts)) * _MS
             fields["comp_ms_p50"] = float(np.median(comps)) * _MS
         fused, null = (self._linear_s(f"{s}_{fmt}") for s in ("fused", "null"))
-        shared = sorted(fused.keys() & null.keys())
+        shared = [] if is_native else sorted(fused.keys() & null.keys())
         if shared:
             fused_s, null_s = ([times[place] for place in shared] for times in (fused, null))
             fields["comp_from_null_ms"] = float(np.median(null_s)) * _MS
             fields["cast_from_null_ms"] = (float(np.median(fused_s)) - float(np.median(null_s))) * _MS
         ratio: Interval | None = None
-        if scheme == "unfused" and len(casts) >= _SAMPLES_FOR_AN_INTERVAL:
+        if scheme in ("unfused", "native") and len(casts) >= _SAMPLES_FOR_AN_INTERVAL:
             ratio = bootstrap_ratio(casts, comps, paired=True, seed=self._seed)
         elif scheme == "fused" and len(shared) >= _SAMPLES_FOR_AN_INTERVAL:
             both = bootstrap_ratio(fused_s, null_s, paired=True, seed=self._seed)
@@ -183,7 +185,9 @@ class _Summary:
         )
 
     def _waterfall(self, kernel: str) -> Waterfall | None:
-        fmt = kernel.partition("_")[2]
+        scheme, _, fmt = kernel.partition("_")
+        if scheme == "native":
+            return None
         medians = []
         for name in (self._baseline, f"null_{fmt}", kernel):
             times = list(self._hops[name, "replay"].values())

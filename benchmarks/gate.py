@@ -16,8 +16,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from benchmarks.plan import Variant
+from benchmarks.variants import Variant
 from benchmarks.weights import Weight
+from kernels.formats import get_format
+from kernels.native_w8a8 import activation_error_bound
+from kernels.ranges import NO_RANGES, RangeHook
 
 # float64 rows of the decoded weight per step: 128 MB.
 _REFERENCE_BLOCK = 1 << 24
@@ -33,6 +36,8 @@ class Reference:
     """x @ decoded.T, float64 [m, n]."""
     spread_squared: Tensor
     """Sum over n and k of (x w)^2 for each row of x, float64 [m]."""
+    column_squares: Tensor
+    """Sum over n of w^2 for each in-feature, float64 [k]."""
     k: int
     """In-features."""
 
@@ -48,6 +53,17 @@ class Reference:
         unit = torch.finfo(dtype).eps / 2
         ratio = math.sqrt(float(self.spread_squared[:m].sum())) / float(self.y[:m].norm())
         return unit + (unit + math.sqrt(self.k) * _FP32_UNIT) * ratio
+
+    def activation_bound(self, x: Tensor, cast_to: str) -> float:
+        """Largest relative error that quantizing each row of x adds, as errors of independent signs add up.
+
+        Args:
+            x: activations [m, k], the first m rows.
+            cast_to: ``int8`` or ``fp8``.
+        """
+        errors = activation_error_bound(x, get_format(cast_to))
+        total = float((errors.square() @ self.column_squares).sum())
+        return math.sqrt(total) / float(self.y[: x.shape[0]].norm())
 
 
 @dataclass(frozen=True)
@@ -85,31 +101,41 @@ def make_reference(x: Tensor, weight: Tensor) -> Reference:
         block = weight[start : start + rows].double()
         parts.append(exact @ block.T)
         column_squares += block.square().sum(0)
-    return Reference(torch.cat(parts, dim=1), exact.square() @ column_squares, k)
+    return Reference(torch.cat(parts, dim=1), exact.square() @ column_squares, column_squares, k)
 
 
-def check(variant: Variant, x: Tensor, weight: Weight, reference: Reference) -> GateResult:
+def check(
+    variant: Variant,
+    x: Tensor,
+    weight: Weight,
+    reference: Reference,
+    *,
+    wide_bound: float | None = None,
+    ranges: RangeHook = NO_RANGES,
+) -> GateResult:
     """Run a kernel on poisoned memory and compare its result.
 
     Args:
-        variant: the kernel and its implementation.
+        variant: what is checked.
         x: activations [m, k], the first m rows of the reference's.
-        weight: weight in the kernel's format.
-        reference: float64 product with that weight decoded.
+        weight: weight as the variant takes it.
+        reference: float64 product with that weight decoded, or with the bf16 weight where a peer does not say.
+        wide_bound: bound of the relative error in that last case; it only catches nonsense.
+        ranges: opens the variant's ranges in the call that is compared.
 
     Returns:
         The verdict; whatever the kernel raises is a failure with that reason.
     """
     try:
-        y = _run_poisoned(variant, x, weight)
+        y = _run_poisoned(variant, x, weight, ranges)
     except Exception as error:
         return GateResult("failed", reason=f"it raised {type(error).__name__}: {_one_line(error)}")
-    expected = (x.shape[0], weight.shape[0])
+    expected = (x.shape[0], reference.y.shape[1])
     if y.shape != expected:
         return GateResult("failed", reason=f"y has shape {list(y.shape)}, expected {list(expected)}")
-    if not variant.kernel.meaningful_output:
+    if not variant.meaningful_output:
         return GateResult("no meaning")
-    bound = reference.rel_error_bound(x.shape[0], x.dtype)
+    bound = wide_bound if wide_bound is not None else _bound(variant, x, reference)
     strangers = int((~y.isfinite()).sum())
     if strangers:
         reason = f"{strangers} of {y.numel()} results are NaN or infinite"
@@ -120,6 +146,12 @@ def check(variant: Variant, x: Tensor, weight: Weight, reference: Reference) -> 
         reason = f"its relative error {rel_error:.2e} is above the bound {bound:.2e}"
         return GateResult("failed", rel_error, bound, reason)
     return GateResult("passed", rel_error, bound)
+
+
+def _bound(variant: Variant, x: Tensor, reference: Reference) -> float:
+    rounding = variant.bound_factor * reference.rel_error_bound(x.shape[0], x.dtype)
+    cast_to = variant.quantized_activations
+    return rounding if cast_to is None else rounding + reference.activation_bound(x, cast_to)
 
 
 @contextmanager
@@ -139,11 +171,17 @@ def poisoned_memory() -> Iterator[None]:
         torch.utils.deterministic.fill_uninitialized_memory = filling  # type: ignore[attr-defined]
 
 
-def _run_poisoned(variant: Variant, x: Tensor, weight: Weight) -> Tensor:
+def _run_poisoned(variant: Variant, x: Tensor, weight: Weight, ranges: RangeHook) -> Tensor:
     # The first call may compile, which deterministic mode must not influence.
-    variant.kernel.linear(x, weight, implementation=variant.implementation)
-    with poisoned_memory():
-        y = variant.kernel.linear(x, weight, implementation=variant.implementation)
+    y = variant.linear(x, weight)
+    if variant.is_peer:
+        # Compiled peers would compile again in that mode: leave NaN where the allocator takes y from instead.
+        y.fill_(math.nan)
+        del y
+        y = variant.linear(x, weight, ranges)
+    else:
+        with poisoned_memory():
+            y = variant.linear(x, weight, ranges)
     if y.is_cuda:
         torch.cuda.synchronize(y.device)
     return y

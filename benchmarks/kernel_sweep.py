@@ -1,11 +1,14 @@
 """``python -m benchmarks.kernel_sweep``: check, time and compare every kernel over shapes and rows of x.
 
-The command line only: ``plan`` says what is measured, ``sweep`` measures it, ``outcome`` and ``table`` show
+The command line only: ``plan`` says what is measured, ``sweep`` measures it, ``outcome`` and ``report`` show
 it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import importlib.util
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,16 +23,22 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from benchmarks import outcome as ends
+from benchmarks.checkpoint import Checkpoint
 from benchmarks.machine import Absent, Target, find_target, known_archs
+from benchmarks.outcome import SweepRun
+from benchmarks.peers.registry import PEERS
+from benchmarks.pictures import Machine, draw_pictures
 from benchmarks.plan import SweepPlan, SweepRequest, make_plan
+from benchmarks.report import console, show, show_absent
+from benchmarks.resume import Earlier, load_earlier
 from benchmarks.rows import floor_rows
 from benchmarks.sweep import OnProgress, SweepOutcome, run_sweep
-from benchmarks.table import floors_table, reasons_and_notes, tau_table, times_table
 from kernels.formats import FORMATS
 from profiler.environment import capture_environment
-from profiler.record import RecordError, RunRecord, write_run
+from profiler.hardware import find_gpu
+from profiler.record import RecordError, RunRecord
 
-_TABLE_WIDTH = 150
+_TUNING = "kernels.tuning"
 
 
 def sweep_command(
@@ -53,6 +62,26 @@ def sweep_command(
         int | None, typer.Option(help="Weights along K that share a scale; each format has a default.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the random data and of the order.")] = 0,
+    peers: Annotated[
+        bool,
+        typer.Option("--peers", help="Measure other libraries' kernels too; one that is missing is listed."),
+    ] = False,
+    peer: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,...", help=f"Only these peers, comma-separated: {', '.join(PEERS)}."),
+    ] = None,
+    tune: Annotated[
+        bool,
+        typer.Option(
+            "--tune", help="Choose our kernels' configurations for this GPU anew, ahead of the sweep."
+        ),
+    ] = False,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN", help="Folder of a run of the same sweep; what it finished is not repeated."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
     out: Annotated[Path, typer.Option(help="Folder of runs.")] = Path("runs"),
 ) -> None:
@@ -61,16 +90,31 @@ def sweep_command(
     Exit codes: 0 done, 1 a check failed or the record could not be written, 2 bad arguments, 3 the GPU named
     is not here, 130 interrupted (what was measured is kept).
     """
-    request = SweepRequest(tuple(formats or ()), kernels, model, shapes, m, repeats, group_size, seed)
+    request = SweepRequest(
+        tuple(formats or ()), kernels, model, shapes, m, repeats, group_size, seed, peers, peer
+    )
     try:
         target = find_target(arch)
-        plan = make_plan(request, "cuda" if isinstance(target, Absent) else target.device.type)
+        if isinstance(target, Absent):
+            plan = make_plan(request, "cuda", is_here=False)
+        else:
+            plan = make_plan(request, target.device.type)
+            earlier = _earlier(resume, plan, request, target)
+            if tune:
+                _tune(plan, target)
     except ValueError as error:
         _refuse(str(error), as_json)
     if isinstance(target, Absent):
-        _show_absent(plan, target, as_json)
+        rows = floor_rows(plan, target.spec)
+        if as_json:
+            _print_json(ends.absent_json(target, rows))
+        else:
+            show_absent(target, rows)
         raise typer.Exit(ends.EXIT_NO_HARDWARE)
-    raise typer.Exit(_measure(plan, request, target, out, as_json))
+    created_utc = datetime.now(timezone.utc)
+    before = capture_environment(sys.argv)
+    run = SweepRun(plan, request, target, sys.argv, created_utc, before, earlier)
+    raise typer.Exit(_measure(run, out, as_json))
 
 
 def main() -> None:
@@ -80,71 +124,100 @@ def main() -> None:
     app(prog_name="python -m benchmarks.kernel_sweep")
 
 
-def _measure(plan: SweepPlan, request: SweepRequest, target: Target, out: Path, as_json: bool) -> int:
-    created_utc = datetime.now(timezone.utc)
-    before = capture_environment(sys.argv)
+def _earlier(resume: Path | None, plan: SweepPlan, request: SweepRequest, target: Target) -> Earlier | None:
+    if resume is None:
+        return None
+    return load_earlier(resume, ends.arguments_of(plan, request, target), target)
+
+
+def _tune(plan: SweepPlan, target: Target) -> None:
+    """Redo the choice of configurations.
+
+    Raises:
+        ValueError: there is no GPU to tune for, or nothing to tune.
+    """
+    if not target.is_cuda:
+        raise ValueError(f"--tune chooses configurations for a GPU, but this sweep runs on {target.name}")
+    if importlib.util.find_spec(_TUNING) is None:
+        raise ValueError(f"--tune needs the module {_TUNING}, which is not installed")
+    names = [variant.name for variant in plan.variants if variant.format is not None]
+    sizes = [(shape.n, shape.k) for shape in plan.shapes]
+    with _progress("tuning", 1.0) as on_progress:
+        importlib.import_module(_TUNING).tune(
+            names, sizes, plan.ms, device=target.device, on_progress=on_progress
+        )
+
+
+def _measure(run: SweepRun, out: Path, as_json: bool) -> int:
     if not as_json:
-        _console().print(target.sentence)
-    with _progress(plan) as on_progress:
-        outcome = run_sweep(plan, target, on_progress=on_progress)
-    record = ends.to_record(
-        outcome, plan, request, target, command=sys.argv, created_utc=created_utc, before=before
-    )
+        console().print(run.target.sentence)
+    checkpoint = Checkpoint(out)
+    problems: list[str] = []
+
+    missed: list[str] = []
+
+    def on_cell(outcome: SweepOutcome) -> None:
+        if not checkpoint.is_due:
+            return
+        try:
+            checkpoint.write(ends.to_record(outcome, run, is_running=True), outcome.samples)
+        except RecordError as error:  # a disk that refuses now may take the whole run later
+            missed.append(f"unfinished, the run could not be stored: {error}")
+
+    # Other libraries print; standard output belongs to the tables, or to one JSON object.
+    with (
+        _progress("sweep", len(run.plan.shapes) * len(run.plan.ms)) as on_progress,
+        contextlib.redirect_stdout(sys.stderr),
+    ):
+        outcome = run_sweep(
+            run.plan,
+            run.target,
+            earlier=None if run.earlier is None else run.earlier.cells,
+            on_progress=on_progress,
+            on_cell=on_cell,
+        )
+    drawn, not_drawn = _draw(run, outcome)
+    record = ends.to_record(outcome, run, warnings=[*not_drawn, *missed[:1]])
     path: Path | None = None
-    problems = []
+    pictures: list[Path] = []
     try:
-        path = write_run(out, record, outcome.samples)
-    except RecordError as error:
+        path = checkpoint.write(record, outcome.samples)
+        pictures = _store(drawn, path)
+    except (RecordError, OSError) as error:
         problems.append(str(error))
-    if as_json:
-        _print_json(ends.to_json(record, outcome, path, problems))
-    else:
-        _show(record, outcome, path)
-    for sentence in problems:
-        print(f"error: {sentence}", file=sys.stderr)
+    _end(record, outcome, path, pictures, problems, as_json)
     return ends.exit_code(outcome, has_problems=bool(problems))
 
 
-def _show(record: RunRecord, outcome: SweepOutcome, path: Path | None) -> None:
-    console = _console()
-    if outcome.rows:
-        console.print(times_table(outcome.rows))
-    if outcome.tau:
-        console.print(tau_table(outcome.tau))
-        console.print(
-            "unfused: tau_cast and tau_comp are ranges, or the cast alone and the rest of the call; "
-            "fused: tau_comp = t(null), tau_cast = t(fused) - t(null)"
-        )
-    if outcome.bandwidth is not None:
-        bandwidth = outcome.bandwidth
-        console.print(
-            f"measured here in this run: read {bandwidth.read_gb_s_p50:,.1f} GB/s, "
-            f"copy {bandwidth.copy_gb_s_p50:,.1f} GB/s (p50 of {len(bandwidth.read_s)} each)"
-        )
-    for line in [*reasons_and_notes(outcome.rows), *_other_warnings(record, outcome)]:
-        console.print(line)
-    if outcome.interrupted:
-        console.print(f"interrupted: {len(outcome.rows)} rows were kept")
-    if path is not None:
-        console.print(f"run: {path}")
+def _draw(run: SweepRun, outcome: SweepOutcome) -> tuple[dict[str, bytes], list[str]]:
+    if outcome.bandwidth is None or not outcome.rows:
+        return {}, []
+    spec = find_gpu(run.target.name) if run.target.is_cuda else None
+    return draw_pictures(outcome.rows, Machine(run.target.name, outcome.bandwidth.read_gb_s_p50, spec))
 
 
-def _other_warnings(record: RunRecord, outcome: SweepOutcome) -> Sequence[str]:
-    return [text for text in record.warnings if "throttled" in text]
+def _store(pictures: Mapping[str, bytes], folder: Path) -> list[Path]:
+    paths = []
+    for name, content in pictures.items():
+        paths.append(folder / name)
+        paths[-1].write_bytes(content)
+    return paths
 
 
-def _show_absent(plan: SweepPlan, absent: Absent, as_json: bool) -> None:
-    rows = floor_rows(plan, absent.spec)
+def _end(
+    record: RunRecord,
+    outcome: SweepOutcome,
+    path: Path | None,
+    pictures: Sequence[Path],
+    problems: Sequence[str],
+    as_json: bool,
+) -> None:
     if as_json:
-        _print_json(ends.absent_json(absent, rows))
-        return
-    console = _console()
-    console.print(absent.sentence)
-    console.print(floors_table(rows))
-    console.print(
-        "Traffic follows from the shapes; a floor is traffic over the vendor's bandwidth, and no time. "
-        f"Predicted times come from fits to runs measured on {absent.spec.name}, which need that GPU."
-    )
+        _print_json(ends.to_json(record, outcome, path, problems))
+    else:
+        show(record, outcome, path, pictures)
+    for sentence in problems:
+        print(f"error: {sentence}", file=sys.stderr)
 
 
 def _refuse(sentence: str, as_json: bool) -> NoReturn:
@@ -159,22 +232,18 @@ def _print_json(fields: Mapping[str, JsonValue]) -> None:
 
 
 @contextmanager
-def _progress(plan: SweepPlan) -> Iterator[OnProgress]:
+def _progress(what: str, total: float) -> Iterator[OnProgress]:
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("left"))
-    console = Console(stderr=True)
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
-        task = progress.add_task("sweep", total=len(plan.shapes) * len(plan.ms))
+    stderr = Console(stderr=True)
+    with Progress(
+        *columns, TimeRemainingColumn(), console=stderr, transient=True, redirect_stdout=False
+    ) as bar:
+        task = bar.add_task(what, total=total)
 
         def on_progress(done: float, text: str) -> None:
-            progress.update(task, completed=done, description=text)
+            bar.update(task, completed=done, description=text)
 
         yield on_progress
-
-
-def _console() -> Console:
-    """Standard output, wide enough for a table where it is no terminal."""
-    console = Console(highlight=False, soft_wrap=False)
-    return console if console.is_terminal else Console(highlight=False, width=_TABLE_WIDTH)
 
 
 if __name__ == "__main__":

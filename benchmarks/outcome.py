@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from pydantic import JsonValue
 
 from benchmarks.machine import Absent, Target
 from benchmarks.plan import SweepPlan, SweepRequest
+from benchmarks.resume import Earlier
 from benchmarks.sweep import SweepOutcome
+from benchmarks.variants import PeerVariant
 from profiler.environment import capture_environment, scrub_command
 from profiler.record import Environment, RunRecord, SweepRow, new_run_id
 
@@ -26,52 +29,75 @@ EXIT_INTERRUPTED = 130
 # thermal slowdown, power brake.
 _THROTTLING = 0x4 | 0x8 | 0x20 | 0x40 | 0x80
 
+# Two measurements of the same machine's read bandwidth that differ by more than this share are told.
+_SAME_BANDWIDTH = 0.03
+
+
+@dataclass(frozen=True)
+class SweepRun:
+    """What is known of a sweep before it is measured."""
+
+    plan: SweepPlan
+    """What was asked for, with defaults filled in."""
+    request: SweepRequest
+    """The arguments as given."""
+    target: Target
+    """The device."""
+    command: Sequence[str]
+    """Command line."""
+    created_utc: datetime
+    """Start of the sweep."""
+    before: Environment
+    """The environment at the start."""
+    earlier: Earlier | None = None
+    """The run that is continued."""
+
+    def arguments(self) -> dict[str, JsonValue]:
+        """The arguments as a record has them."""
+        return arguments_of(self.plan, self.request, self.target)
+
 
 def to_record(
-    outcome: SweepOutcome,
-    plan: SweepPlan,
-    request: SweepRequest,
-    target: Target,
-    *,
-    command: Sequence[str],
-    created_utc: datetime,
-    before: Environment,
+    outcome: SweepOutcome, run: SweepRun, *, is_running: bool = False, warnings: Sequence[str] = ()
 ) -> RunRecord:
     """Make the record of a sweep.
 
     Args:
         outcome: what was measured.
-        plan: what was asked for, with defaults filled in.
-        request: the arguments as given.
-        target: the device.
-        command: command line.
-        created_utc: start of the sweep.
-        before: the environment at the start.
+        run: the sweep.
+        is_running: whether there is more to come, so that this is what a crash would leave.
+        warnings: more of them.
 
     Returns:
         A complete or an interrupted record; samples are not part of it.
     """
-    after = capture_environment(command)
+    target, earlier = run.target, run.earlier
+    after = run.before if is_running else capture_environment(run.command)
     derived: dict[str, JsonValue] = {
         "device": target.name,
         "cache_bytes": target.cache_bytes,
         "tau": list(outcome.tau),
+        "peers": _peers(run.plan),
+        "peer_ratios": list(outcome.peer_ratios),
+        "unfinished": [list(key) for key in outcome.unfinished],
+        "resumed": [] if earlier is None else earlier.summary(),
         "gpus_after": [gpu.model_dump(mode="json") for gpu in after.gpus],
     }
     if outcome.bandwidth is not None:
         derived["read_bandwidth"] = outcome.bandwidth.summary()
-    is_complete = not outcome.interrupted and bool(outcome.rows)
+    is_complete = not outcome.interrupted and not is_running and bool(outcome.rows)
+    slug = f"sweep-{target.arch or target.device.type}-{_topic(run.request)}"
     return RunRecord(
-        run_id=new_run_id(f"sweep-{target.arch or target.device.type}-{_topic(request)}", created_utc),
+        run_id=new_run_id(slug, run.created_utc),
         kind="sweep",
         status="complete" if is_complete else "interrupted",
-        created_utc=created_utc,
-        command=scrub_command(command),
-        environment=before,
-        arguments=_arguments(plan, request, target),
+        created_utc=run.created_utc,
+        command=scrub_command(run.command),
+        environment=run.before,
+        arguments=run.arguments(),
         results=list(outcome.rows),
         derived=derived,
-        warnings=_warnings(outcome, target, before, after),
+        warnings=[*_warnings(outcome, run, after), *warnings],
     )
 
 
@@ -86,7 +112,8 @@ def to_json(
         path: folder of the run; None where it could not be written.
         problems: what went wrong besides the kernels, a sentence each.
     """
-    fields = record.model_dump(mode="json", exclude={"environment", "schema_version"})
+    unsaid = {"environment", "schema_version", "samples_count", "samples_sha256"}
+    fields = record.model_dump(mode="json", exclude=unsaid)
     return {
         "run": None if path is None else str(path),
         "exit_code": exit_code(outcome, has_problems=bool(problems)),
@@ -120,10 +147,12 @@ def _topic(request: SweepRequest) -> str:
     return "shapes" if request.shapes is not None else "default"
 
 
-def _arguments(plan: SweepPlan, request: SweepRequest, target: Target) -> dict[str, JsonValue]:
+def arguments_of(plan: SweepPlan, request: SweepRequest, target: Target) -> dict[str, JsonValue]:
+    """The arguments of a sweep, defaults filled in, as a record has them."""
     return {
         "device": target.device.type,
-        "kernels": [variant.name for variant in plan.variants],
+        "kernels": [variant.name for variant in plan.variants if not variant.is_peer],
+        "peers": [variant.name for variant in plan.variants if variant.is_peer],
         "model": request.model,
         "shapes": [str(shape) for shape in plan.shapes],
         "m": list(plan.ms),
@@ -139,16 +168,67 @@ def _arguments(plan: SweepPlan, request: SweepRequest, target: Target) -> dict[s
     }
 
 
-def _warnings(outcome: SweepOutcome, target: Target, before: Environment, after: Environment) -> list[str]:
-    warnings = list(outcome.failures)
-    if target.is_cuda:
-        for when, environment in (("before", before), ("after", after)):
+def _peers(plan: SweepPlan) -> dict[str, JsonValue]:
+    return {
+        variant.name: {
+            "distribution": variant.peer.distribution,
+            "version": variant.peer.version,
+            "bits": variant.peer.bits,
+            "group_size": variant.peer.group_size,
+            "weight_only": variant.peer.weight_only,
+        }
+        for variant in plan.variants
+        if isinstance(variant, PeerVariant)
+    }
+
+
+def _warnings(outcome: SweepOutcome, run: SweepRun, after: Environment) -> list[str]:
+    warnings = [*outcome.failures, *outcome.warnings]
+    if run.target.is_cuda:
+        for when, environment in (("before", run.before), ("after", after)):
             for gpu in environment.gpus:
                 reasons = (gpu.clocks_event_reasons or 0) & _THROTTLING
                 if reasons:
                     warnings.append(
                         f"{gpu.name} {gpu.index} throttled {when} the sweep: reasons {reasons:#x}"
                     )
+    warnings += _negative_tau(outcome)
+    if run.earlier is not None:
+        warnings += _differences(outcome, run, run.earlier)
     notes = Counter(note for row in outcome.rows for note in row.notes)
     warnings += [f"{count} of {len(outcome.rows)} rows: {note}" for note, count in notes.items()]
     return warnings
+
+
+def _negative_tau(outcome: SweepOutcome) -> list[str]:
+    """A cast or a product that costs less than nothing, beyond its interval."""
+    found = []
+    for entry in outcome.tau:
+        cell = f"{entry['kernel']} {entry['n']}x{entry['k']} m={entry['m']}"
+        for name in ("tau_cast", "tau_comp"):
+            high = entry[f"{name}_us_ci95"][1]  # type: ignore[index]
+            if high < 0:  # type: ignore[operator]
+                found.append(
+                    f"{cell}: {name} by {entry['method']} is {entry[f'{name}_us_p50']:.2f} us, below 0 beyond "
+                    "its interval, so the difference shows scheduling and not the cast"
+                )
+    return found
+
+
+def _differences(outcome: SweepOutcome, run: SweepRun, earlier: Earlier) -> list[str]:
+    """What changed between a run and its continuation."""
+    found = []
+    before, now = earlier.record.environment, run.before
+    for name in sorted({*before.versions, *now.versions}):
+        if before.versions.get(name) != now.versions.get(name):
+            found.append(
+                f"the resumed run had {name} {before.versions.get(name)}, this one {now.versions.get(name)}"
+            )
+    if before.git_commit != now.git_commit:
+        found.append(f"the resumed run was of commit {before.git_commit}, this one of {now.git_commit}")
+    bandwidth = earlier.record.derived.get("read_bandwidth")
+    if isinstance(bandwidth, dict) and outcome.bandwidth is not None:
+        old_gb_s, new_gb_s = bandwidth.get("read_gb_s_p50"), outcome.bandwidth.read_gb_s_p50
+        if isinstance(old_gb_s, float) and abs(new_gb_s / old_gb_s - 1) > _SAME_BANDWIDTH:
+            found.append(f"the resumed run read {old_gb_s:,.1f} GB/s, this one {new_gb_s:,.1f} GB/s")
+    return found

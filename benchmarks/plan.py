@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from kernels.formats import FORMATS, Format, get_format
-from kernels.registry import KERNELS, Kernel, Scheme, get_kernel
+from benchmarks.peers.peer import Peer
+from benchmarks.peers.registry import find_peers
+from benchmarks.variants import BASELINE, KernelVariant, PeerVariant, Variant, group_size_for
+from kernels.formats import FORMATS, get_format
+from kernels.registry import KERNELS, get_kernel
 
 T = TypeVar("T")
 
-BASELINE = "bf16"
 ALL = "all"
 LEAST_REPEATS = 2
 _TINY = "tiny"
@@ -26,26 +28,6 @@ _CPU_LIMIT_S = 4.0
 _CPU_REPEATS = 20
 _GPU_LIMIT_S = 20.0
 _GPU_REPEATS = 50
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A kernel with the implementation that is timed."""
-
-    kernel: Kernel
-    """The kernel."""
-    implementation: str
-    """Key of its implementations."""
-
-    @property
-    def name(self) -> str:
-        """The kernel's name."""
-        return self.kernel.name
-
-    @property
-    def weight_key(self) -> str:
-        """Variants with the same key read the same weights."""
-        return self.kernel.format.name if self.kernel.format else BASELINE
 
 
 @dataclass(frozen=True)
@@ -85,6 +67,10 @@ class SweepRequest:
     """Weights along K that share a scale."""
     seed: int = 0
     """Seed of the random data and of the order of variants."""
+    peers: bool = False
+    """Whether other libraries' kernels are measured beside ours."""
+    peer: str | None = None
+    """Peers to measure, comma-separated; None for all of them."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +78,7 @@ class SweepPlan:
     """A sweep with every default filled in."""
 
     variants: tuple[Variant, ...]
-    """Kernels in the order of the table; the baseline is the first."""
+    """Kernels in the order of the table, the baseline first, the peers last."""
     shapes: tuple[Shape, ...]
     """Weights."""
     ms: tuple[int, ...]
@@ -106,28 +92,26 @@ class SweepPlan:
     seed: int
     """Seed."""
 
-    def group_size_for(self, fmt: Format | None, k: int) -> int | None:
-        """Weights along K that share a scale; None for one scale per row, or for no scale at all.
-
-        Raises:
-            ValueError: ``k`` does not fit the group size.
-        """
-        if fmt is None or not fmt.group_sizes:
-            return None
-        return fmt.groups_for(k, self.group_size)
-
     @property
     def cells(self) -> Iterator[tuple[Shape, int]]:
         """Shape and m of everything that is timed interleaved, in order."""
         return ((shape, m) for shape in self.shapes for m in self.ms)
 
 
-def make_plan(request: SweepRequest, device_type: str) -> SweepPlan:
+def make_plan(
+    request: SweepRequest,
+    device_type: str,
+    *,
+    is_here: bool = True,
+    known_peers: Mapping[str, Peer] | None = None,
+) -> SweepPlan:
     """Fill in defaults and check the arguments against each other.
 
     Args:
         request: the arguments.
         device_type: ``cpu`` or ``cuda``, whose defaults differ.
+        is_here: whether that device is at hand, and may be asked what it can run.
+        known_peers: registry of peers; None for the one of ``benchmarks.peers``.
 
     Returns:
         The plan; it holds the baseline ``bf16`` whatever was asked for.
@@ -143,7 +127,7 @@ def make_plan(request: SweepRequest, device_type: str) -> SweepPlan:
     if request.seed < 0:
         raise ValueError(f"seed={request.seed} is less than 0")
     plan = SweepPlan(
-        variants=_variants(request, device_type),
+        variants=(*_kernels(request, device_type, is_here), *_peers(request, known_peers)),
         shapes=_shapes(request, on_cpu),
         ms=parse_ms(request.m) if request.m is not None else (_CPU_MS if on_cpu else _GPU_MS),
         repeats=request.repeats or (_CPU_REPEATS if on_cpu else _GPU_REPEATS),
@@ -219,7 +203,7 @@ def _shapes(request: SweepRequest, on_cpu: bool) -> tuple[Shape, ...]:
     return tuple(Shape(n, k) for n, k in _GPU_SHAPES)
 
 
-def _variants(request: SweepRequest, device_type: str) -> tuple[Variant, ...]:
+def _kernels(request: SweepRequest, device_type: str, is_here: bool) -> tuple[KernelVariant, ...]:
     words = [word for text in request.formats for word in _words(text, "format")]
     formats = [get_format(word) for word in words if word != ALL]
     if not formats or ALL in words:
@@ -234,15 +218,23 @@ def _variants(request: SweepRequest, device_type: str) -> tuple[Variant, ...]:
             raise ValueError(
                 f"kernel {kernel.name} takes format {kernel.format.name}, but --format names {named}"
             )
-    baseline = get_kernel(BASELINE)
-    others = [kernel for kernel in chosen if kernel.scheme is not Scheme.NATIVE]
     return tuple(
-        Variant(kernel, kernel.implementation_for(device_type)) for kernel in _unique([baseline, *others])
+        KernelVariant(
+            kernel, kernel.implementation_for(device_type) if is_here else next(iter(kernel.implementations))
+        )
+        for kernel in _unique([get_kernel(BASELINE), *chosen])
     )
 
 
+def _peers(request: SweepRequest, known: Mapping[str, Peer] | None) -> tuple[PeerVariant, ...]:
+    if not request.peers and request.peer is None:
+        return ()
+    names = [] if request.peer is None else _words(request.peer, "peer")
+    return tuple(PeerVariant(peer) for peer in find_peers(_unique(names), known))
+
+
 def _check_groups(plan: SweepPlan) -> None:
-    formats = _unique([v.kernel.format for v in plan.variants if v.kernel.format is not None])
+    formats = _unique([v.format for v in plan.variants if v.format is not None])
     if plan.group_size is not None and not any(fmt.group_sizes for fmt in formats):
         names = ", ".join(fmt.name for fmt in formats) or "no format"
         raise ValueError(
@@ -251,7 +243,7 @@ def _check_groups(plan: SweepPlan) -> None:
     for shape in plan.shapes:
         for fmt in formats:
             try:
-                plan.group_size_for(fmt, shape.k)
+                group_size_for(fmt, shape.k, plan.group_size)
             except ValueError as error:
                 raise ValueError(f"{fmt.name}, shape {shape}: {error}") from None
 

@@ -14,7 +14,8 @@ _NONE = "-"
 
 
 def times_table(rows: Sequence[SweepRow]) -> Table:
-    """Time, bandwidth and speed-up of every row; a row without a time says why."""
+    """Time, bandwidth and speed-up of every row that was tried; a time that the check refused is no time."""
+    rows = [row for row in rows if row.gate != "not run" or row.time_us_p50 is not None]
     table = _table(
         "kernel",
         "implementation",
@@ -23,19 +24,41 @@ def times_table(rows: Sequence[SweepRow]) -> Table:
         "time_us_p50",
         "GB/s",
         "of read bandwidth",
+        "of floor",
         "speed-up to bf16, p50 [95 %]",
         "rel_error",
     )
     for index, row in enumerate(rows):
         if index and (row.n, row.k, row.m) != (rows[index - 1].n, rows[index - 1].k, rows[index - 1].m):
             table.add_section()
-        head = (row.kernel, row.implementation or _NONE, f"{row.n} x {row.k}", str(row.m))
+        head = (row.kernel, _implementation(row), f"{row.n} x {row.k}", str(row.m))
         if row.time_us_p50 is None:
-            table.add_row(*head, "not measured", _NONE, _NONE, _NONE, _rel_error(row))
+            table.add_row(*head, "not measured", _NONE, _NONE, _NONE, _NONE, _rel_error(row))
         else:
-            share = _NONE if row.read_bandwidth_share is None else f"{100 * row.read_bandwidth_share:.1f} %"
+            shares = (_percent(row.read_bandwidth_share), _percent(row.weight_floor_share))
+            speedup = _ratio(row.speedup_p50, row.speedup_ci95)
+            table.add_row(*head, _us(row.time_us_p50), _number(row.gb_s), *shares, speedup, _rel_error(row))
+    table.caption = (
+        "of read bandwidth: all traffic; of floor: reading the stored weight once; both over the time"
+    )
+    return table
+
+
+def peers_table(rows: Sequence[SweepRow]) -> Table:
+    """Our kernels against the fastest weight-only peer of the same bits."""
+    table = _table(
+        "kernel", "best peer", "bits", "n x k", "m", "time_us_p50", "times faster than it, p50 [95 %]"
+    )
+    for row in rows:
+        if row.best_peer is not None:
             table.add_row(
-                *head, _us(row.time_us_p50), _number(row.gb_s), share, _speedup(row), _rel_error(row)
+                row.kernel,
+                row.best_peer,
+                str(row.bits),
+                f"{row.n} x {row.k}",
+                str(row.m),
+                _us(row.time_us_p50),
+                _ratio(row.best_peer_speedup_p50, row.best_peer_speedup_ci95),
             )
     return table
 
@@ -69,7 +92,7 @@ def floors_table(rows: Sequence[SweepRow]) -> Table:
             row.kernel,
             f"{row.n} x {row.k}",
             str(row.m),
-            f"{(row.bytes_moved or 0) / 1e6:.3f}",
+            _NONE if row.bytes_moved is None else f"{row.bytes_moved / 1e6:.3f}",
             f"{(row.flops or 0) / 1e9:.4f}",
             _us(row.floor_us),
             "not measured",
@@ -79,10 +102,14 @@ def floors_table(rows: Sequence[SweepRow]) -> Table:
 
 def reasons_and_notes(rows: Sequence[SweepRow]) -> list[str]:
     """Why rows have no time, and what to know about those that have one; equal sentences are counted."""
+    where: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if row.not_measured is not None:
+            cell = f"{row.n} x {row.k} m={row.m}"
+            where.setdefault((row.kernel, row.not_measured), []).append(cell)
     lines = [
-        f"{row.kernel} {row.n} x {row.k} m={row.m} not measured: {row.not_measured}"
-        for row in rows
-        if row.not_measured is not None
+        f"{kernel} {cells[0] if len(cells) == 1 else f'at {len(cells)} shapes and m'} not measured: {reason}"
+        for (kernel, reason), cells in where.items()
     ]
     notes = Counter(note for row in rows for note in row.notes)
     return lines + [f"{count} rows: {note}" for note, count in notes.items()]
@@ -95,11 +122,19 @@ def _table(*headers: str) -> Table:
     return table
 
 
-def _speedup(row: SweepRow) -> str:
-    if row.speedup_p50 is None or row.speedup_ci95 is None:
+def _implementation(row: SweepRow) -> str:
+    """The implementation without the configuration that peers name after a colon."""
+    return _NONE if row.implementation is None else row.implementation.partition(": ")[0]
+
+
+def _ratio(point: float | None, interval: tuple[float, float] | None) -> str:
+    if point is None or interval is None:
         return _NONE
-    low, high = row.speedup_ci95
-    return f"{row.speedup_p50:.2f} [{low:.2f}, {high:.2f}]"
+    return f"{point:.2f} [{interval[0]:.2f}, {interval[1]:.2f}]"
+
+
+def _percent(share: float | None) -> str:
+    return _NONE if share is None else f"{100 * share:.1f} %"
 
 
 def _rel_error(row: SweepRow) -> str:

@@ -19,10 +19,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from benchmarks.plan import Variant
+from benchmarks.variants import Variant
 from benchmarks.weights import Ring, Weight
 from kernels.ranges import NO_RANGES, RangeHook
-from kernels.traffic import Scheme
 from profiler.timing import RangeTimer
 
 CALL = "call"
@@ -80,6 +79,7 @@ def run_rounds(
     into: Rounds,
     *,
     seed: int,
+    ranges: RangeHook = NO_RANGES,
     on_round: Callable[[], object] = lambda: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> None:
@@ -90,18 +90,19 @@ def run_rounds(
         rules: when to stop.
         into: receives the samples, round by round.
         seed: of the order of variants within each round.
+        ranges: opens a range with the variant's name around each sample.
         on_round: called after each round.
         clock: monotonic clock, s.
     """
     if not samplers:
         return
     order = random.Random(seed)
-    into.unsettled = _warm_up(samplers, rules, order, clock)
+    into.unsettled = _warm_up(samplers, rules, order, clock, ranges)
     start = clock()
     for done in range(rules.repeats):
         if rules.limit_s is not None and done >= rules.least_rounds and clock() - start > rules.limit_s:
             return
-        into.taken.append(_round(samplers, order))
+        into.taken.append(_round(samplers, order, ranges))
         on_round()
 
 
@@ -117,7 +118,7 @@ class CpuSampler:
     """Times single calls, each on the next copy of the weight.
 
     Args:
-        variant: the kernel and its implementation.
+        variant: what is timed.
         x: activations [m, k].
         ring: copies of the weight, shared with other variants of the format.
         clock_ns: monotonic clock, ns.
@@ -132,7 +133,7 @@ class CpuSampler:
         clock_ns: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         self._variant, self._x, self._ring, self._clock_ns = variant, x, ring, clock_ns
-        self._ranges = RangeTimer("cpu", clock_ns=clock_ns) if _has_ranges(variant) else None
+        self._ranges = RangeTimer("cpu", clock_ns=clock_ns) if variant.has_ranges else None
 
     def sample(self) -> Mapping[str, float]:
         """Time one call."""
@@ -152,7 +153,7 @@ class GraphSampler:
     tau_comp is the rest of the call: events inside a graph were seen to add 3 microseconds to each range.
 
     Args:
-        variant: the kernel and its implementation; it has run before, so nothing is left to compile.
+        variant: what is timed; it has run before, so nothing is left to compile.
         x: activations [m, k] on the GPU.
         ring: copies of the weight.
     """
@@ -166,7 +167,7 @@ class GraphSampler:
         )
         self._cast = (
             _TimedGraph(len(ring.copies), lambda index: _cast_alone(variant, x, ring.copies[index]))
-            if _has_ranges(variant)
+            if variant.has_ranges
             else None
         )
 
@@ -227,21 +228,21 @@ def _cast_alone(variant: Variant, x: Tensor, weight: Weight) -> None:
 
 
 def _call(variant: Variant, x: Tensor, weight: Weight, hook: RangeHook) -> None:
-    variant.kernel.linear(x, weight, implementation=variant.implementation, ranges=hook)
-
-
-def _has_ranges(variant: Variant) -> bool:
-    return variant.kernel.scheme is Scheme.UNFUSED
+    variant.linear(x, weight, hook)
 
 
 def _warm_up(
-    samplers: Mapping[str, Sampler], rules: Rules, order: random.Random, clock: Callable[[], float]
+    samplers: Mapping[str, Sampler],
+    rules: Rules,
+    order: random.Random,
+    clock: Callable[[], float],
+    ranges: RangeHook,
 ) -> tuple[str, ...]:
     """Take rounds that are thrown away; return the variants that had not settled at the end."""
     start = clock()
     taken: dict[str, list[float]] = {name: [] for name in samplers}
     for _ in range(rules.most_warm_rounds):
-        for name, by_range in _round(samplers, order).items():
+        for name, by_range in _round(samplers, order, ranges).items():
             taken[name].append(by_range[CALL])
         moving = tuple(name for name, times in taken.items() if not has_settled(times, rules.settle_share))
         if not moving or clock() - start > rules.warm_limit_s:
@@ -249,7 +250,13 @@ def _warm_up(
     return moving
 
 
-def _round(samplers: Mapping[str, Sampler], order: random.Random) -> dict[str, Mapping[str, float]]:
+def _round(
+    samplers: Mapping[str, Sampler], order: random.Random, ranges: RangeHook
+) -> dict[str, Mapping[str, float]]:
     names = list(samplers)
     order.shuffle(names)
-    return {name: samplers[name].sample() for name in names}
+    taken = {}
+    for name in names:
+        with ranges(name):
+            taken[name] = samplers[name].sample()
+    return taken

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import Target
+from benchmarks.peers.peer import PeerWeight
 from kernels.dequantize import dequantize
 from kernels.formats import Format
 from kernels.quant_weight import DoubleQuantScales, QuantWeight
 from kernels.quantize import quantize
 
-Weight = Tensor | QuantWeight
+Weight = Tensor | QuantWeight | PeerWeight
 T = TypeVar("T")
 
 COLD_FACTOR = {"cuda": 4.0, "cpu": 2.0}
@@ -68,19 +69,21 @@ def make_weight(w: Tensor, fmt: Format | None, group_size: int | None, dtype: to
     return w.to(dtype) if fmt is None else quantize(w, fmt, group_size=group_size)
 
 
-def decoded(weight: Weight) -> Tensor:
-    """The decoded weight [n, k] in fp32, exactly as stored."""
+def decoded(weight: Weight) -> Tensor | None:
+    """The decoded weight [n, k] in fp32, exactly as stored; None for a peer that does not say."""
+    if isinstance(weight, PeerWeight):
+        return weight.decoded
     return dequantize(weight) if isinstance(weight, QuantWeight) else weight.float()
 
 
 def stored_bytes(weight: Weight) -> int:
     """Bytes of the weight as stored."""
-    return weight.nbytes
+    return weight.stored_bytes if isinstance(weight, PeerWeight) else weight.nbytes
 
 
 def clone(weight: Weight) -> Weight:
     """The same weight at another place in memory; layouts that kernels cached stay behind."""
-    if isinstance(weight, Tensor):
+    if isinstance(weight, Tensor | PeerWeight):
         return weight.clone()
     double = weight.double_quant
     return replace(

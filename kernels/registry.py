@@ -1,4 +1,4 @@
-"""Every kernel by name: ``bf16``, and ``unfused_F``, ``fused_F``, ``null_F`` for every format F of the table.
+"""Every kernel by name: ``bf16``; ``unfused_F``, ``fused_F``, ``null_F`` for every format F; ``native_F`` for 8-bit F.
 
 An explicit choice of implementation never falls back to another; records store the one that ran.
 """
@@ -6,17 +6,20 @@ An explicit choice of implementation never falls back to another; records store 
 from __future__ import annotations
 
 import difflib
-import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from kernels import ops
 from kernels.formats import FORMATS, Format
+from kernels.implementations import Implementation, has_w8a8, implementations_of
+from kernels.native_w8a8 import activation_error_bound
 from kernels.quant_weight import QuantWeight
 from kernels.ranges import NO_RANGES, RangeHook
-from kernels.torch_compile import torch_mode
 from kernels.traffic import Scheme, Traffic, linear_traffic
 
 __all__ = [
@@ -30,24 +33,6 @@ __all__ = [
     "build_kernels",
     "get_kernel",
 ]
-
-QuantLinear = Callable[[Tensor, QuantWeight, RangeHook], Tensor]
-NativeLinear = Callable[[Tensor, Tensor, RangeHook], Tensor]
-
-
-@dataclass(frozen=True)
-class Implementation:
-    """One way to run a kernel.
-
-    Args:
-        name: ``torch``, ``triton``, ...
-        load: imports the implementation and returns its function; called on first use only.
-        device_types: devices it is meant for, for listings.
-    """
-
-    name: str
-    load: Callable[[], QuantLinear | NativeLinear]
-    device_types: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -71,6 +56,11 @@ class Kernel:
         """False for the null kernels: they only cost what a kernel costs."""
         return self.scheme is not Scheme.NULL
 
+    @property
+    def opens_ranges(self) -> bool:
+        """Whether a call opens ``tau_cast`` (of the weight, for W8A8 of x) and ``tau_comp`` instead of ``linear``."""
+        return self.scheme in (Scheme.UNFUSED, Scheme.W8A8)
+
     def linear(
         self,
         x: Tensor,
@@ -81,52 +71,92 @@ class Kernel:
     ) -> Tensor:
         """Compute ``x @ dequantize(w).T``; no gradients.
 
+        ``torch.compile`` and the like see the operator ``qt_profile::linear`` and no ranges.
+
         Args:
-            x: activations [..., k].
+            x: activations [..., k]; for a ``QuantWeight`` with adjacent columns, and leading dimensions that make one
+                without a copy.
             w: a ``QuantWeight`` of this kernel's format, or for ``bf16`` a tensor [n, k] in x's dtype.
             implementation: which one to run; None takes ``implementation_for(x.device)``.
-            ranges: opens ``tau_cast`` and ``tau_comp`` (unfused) or ``linear`` (all others) around the work.
+            ranges: opens ``tau_cast`` and ``tau_comp`` (see ``opens_ranges``) or ``linear`` around the work.
 
         Returns:
             [..., n] in x's dtype, accumulated in fp32; meaningless for null kernels.
 
         Raises:
-            ValueError: shapes, dtypes, devices or the format do not fit, or no such implementation.
+            ValueError: shapes, strides, dtypes, devices or the format do not fit, or no such implementation, or it does
+                not run on this device.
         """
-        chosen = self._implementation(implementation or self.implementation_for(x.device))
-        k = w.shape[-1]
-        if x.shape[-1] != k:
-            raise ValueError(f"x has {x.shape[-1]} columns, the weight of {self.name} has k={k}")
-        if x.device != w.device:
-            raise ValueError(f"x is on {x.device}, the weight of {self.name} on {w.device}")
-        flat = x.reshape(-1, k)
-        with torch.no_grad():
-            if isinstance(w, QuantWeight):
-                y = self._quantized(flat, w, chosen, ranges)
-            else:
-                y = self._native(flat, w, chosen, ranges)
-        return y.view(*x.shape[:-1], w.shape[0])
+        if torch.is_grad_enabled():
+            with torch.no_grad():
+                return self._linear(x, w, implementation, ranges)
+        return self._linear(x, w, implementation, ranges)
 
     def implementation_for(self, device: torch.device | str) -> str:
-        """The implementation that runs on a device by default: ``triton`` on CUDA, else ``torch``."""
-        on_cuda = torch.device(device).type == "cuda"
-        return "triton" if on_cuda and "triton" in self.implementations else "torch"
+        """The implementation that runs on a device by default: on CUDA ``cuda`` where it can, else ``triton``.
 
-    def implementation_detail(self, implementation: str, device: torch.device | str) -> str:
-        """What a record stores: the implementation, and for ``torch`` decoding whether it is compiled."""
-        self._implementation(implementation)
-        if implementation == "torch" and self.scheme is not Scheme.NATIVE:
-            return torch_mode(device)
-        return implementation
+        ``torch`` elsewhere, and for kernels that have nothing else.
+        """
+        on = torch.device(device)
+        if on.type == "cuda":
+            cuda = self.implementations.get("cuda")
+            if cuda is not None and not cuda.why_not(on):
+                return "cuda"
+            if "triton" in self.implementations:
+                return "triton"
+        return "torch"
+
+    def implementation_detail(
+        self,
+        implementation: str,
+        device: torch.device | str,
+        *,
+        weight: QuantWeight | Tensor | None = None,
+        m: int | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> str:
+        """What a record stores: the implementation and, as far as the arguments tell, its configuration.
+
+        Args:
+            implementation: which one.
+            device: where it runs.
+            weight: the weight it runs with.
+            m: rows of x.
+            dtype: dtype of x.
+
+        Returns:
+            For instance ``torch-compiled``, ``triton``, ``torch _scaled_mm row-wise``.
+
+        Raises:
+            ValueError: no such implementation.
+        """
+        chosen = self._implementation(implementation)
+        text = chosen.name if chosen.detail is None else chosen.detail(torch.device(device))
+        if chosen.describe is None or not isinstance(weight, QuantWeight):
+            return text
+        return f"{text} {chosen.describe()(weight, m, dtype)}".rstrip()
 
     def available(self, device: torch.device | str) -> tuple[bool, str]:
         """Whether the kernel runs on a device by default, and if not, why (empty if it does)."""
-        kind = torch.device(device).type
-        if kind == "cuda" and not torch.cuda.is_available():
+        on = torch.device(device)
+        if on.type == "cuda" and not torch.cuda.is_available():
             return False, "torch sees no CUDA device"
-        if self.implementation_for(device) == "triton" and importlib.util.find_spec("triton") is None:
-            return False, "triton is not installed"
-        return True, ""
+        why_not = self.implementations[self.implementation_for(on)].why_not(on)
+        return not why_not, why_not
+
+    def activation_error_bound(self, x: Tensor) -> Tensor | None:
+        """Largest error of each element of x that a kernel makes by quantizing it.
+
+        Args:
+            x: activations [m, k].
+
+        Returns:
+            float64 [m, k] as ``kernels.native_w8a8.activation_error_bound`` derives it, which also says what follows
+            for the result; None for kernels that multiply x as it is.
+        """
+        if self.scheme is not Scheme.W8A8 or self.format is None:
+            return None
+        return activation_error_bound(x, self.format)
 
     def traffic(
         self,
@@ -154,6 +184,78 @@ class Kernel:
             double_quant=double_quant,
         )
 
+    def _linear(
+        self, x: Tensor, w: QuantWeight | Tensor, implementation: str | None, ranges: RangeHook
+    ) -> Tensor:
+        n, k = w.shape
+        if not x.dim() or x.shape[-1] != k:
+            raise ValueError(f"x has shape {list(x.shape)}, the weight of {self.name} has k={k}")
+        if isinstance(w, Tensor):
+            return self._native(x, w, implementation, ranges)
+        if self.format is not w.format and self.format != w.format:
+            wanted = "a plain tensor" if self.format is None else self.format.name
+            raise ValueError(f"{self.name} takes {wanted}, the weight is {w.format.name}")
+        if ops.is_traced(x):
+            y = ops.traced_linear(x.view(-1, k), w, self.name, implementation or "")
+            return y.view(*x.shape[:-1], n)
+        if x.dim() == 2:
+            return self._rows(x, w, implementation, ranges)
+        try:
+            rows = x.view(-1, k)
+        except RuntimeError:
+            raise ValueError(
+                f"x of shape {list(x.shape)} has strides {list(x.stride())}, so only a copy makes rows of {k} of it"
+            ) from None
+        return self._rows(rows, w, implementation, ranges).view(*x.shape[:-1], n)
+
+    def _rows(self, x: Tensor, w: QuantWeight, implementation: str | None, ranges: RangeHook) -> Tensor:
+        chosen = self._choices.get((implementation, x.device)) or self._choose(implementation, x.device)
+        if x.device != w.device:
+            raise ValueError(f"x is on {x.device}, the weight of {self.name} on {w.device}")
+        if x.dtype not in chosen.dtypes:
+            known = ", ".join(str(dtype) for dtype in chosen.dtypes)
+            raise ValueError(f"x has dtype {x.dtype}, the {chosen.name} kernels take {known}")
+        if x.stride(1) != 1 and x.shape[1] != 1:
+            raise ValueError(
+                f"x of shape {list(x.shape)} has strides {list(x.stride())}, its columns must be 1 apart"
+            )
+        if w.input_permutation is not None:
+            x = x.index_select(1, w.input_permutation)
+        if x.shape[0] == 0:
+            return x.new_empty(0, w.n)
+        if ranges is NO_RANGES or self.opens_ranges:
+            return chosen.function(x, w, ranges)
+        with ranges("linear"):
+            return chosen.function(x, w, ranges)
+
+    def _native(self, x: Tensor, w: Tensor, implementation: str | None, ranges: RangeHook) -> Tensor:
+        if self.format is not None:
+            raise ValueError(
+                f"{self.name} takes a QuantWeight of {self.format.name}, not a tensor of {w.dtype}"
+            )
+        if x.dtype != w.dtype:
+            raise ValueError(f"x has dtype {x.dtype}, the weight of {self.name} has {w.dtype}")
+        if x.device != w.device:
+            raise ValueError(f"x is on {x.device}, the weight of {self.name} on {w.device}")
+        if ops.is_traced(x):
+            return F.linear(x, w)
+        chosen = self._choices.get((implementation, x.device)) or self._choose(implementation, x.device)
+        with ranges("linear"):
+            return chosen.function(x, w, ranges)
+
+    @cached_property
+    def _choices(self) -> dict[tuple[str | None, torch.device], Implementation]:
+        """Implementations that have been chosen and can run, by what was asked for and device."""
+        return {}
+
+    def _choose(self, implementation: str | None, device: torch.device) -> Implementation:
+        chosen = self._implementation(implementation or self.implementation_for(device))
+        why_not = chosen.why_not(device)
+        if why_not:
+            raise ValueError(f"{self.name} cannot run: {why_not}")
+        self._choices[implementation, device] = chosen
+        return chosen
+
     def _implementation(self, name: str) -> Implementation:
         try:
             return self.implementations[name]
@@ -161,92 +263,20 @@ class Kernel:
             known = ", ".join(self.implementations)
             raise ValueError(f"{self.name} has no implementation {name!r}; it has: {known}") from None
 
-    def _quantized(self, x: Tensor, w: QuantWeight, chosen: Implementation, ranges: RangeHook) -> Tensor:
-        if self.format != w.format:
-            wanted = "a plain tensor" if self.format is None else self.format.name
-            raise ValueError(f"{self.name} takes {wanted}, the weight is {w.format.name}")
-        if w.input_permutation is not None:
-            x = x.index_select(1, w.input_permutation)
-        if x.shape[0] == 0:
-            return x.new_empty(0, w.n)
-        function = _loaded(chosen)
-        if self.scheme is Scheme.UNFUSED:
-            return function(x, w, ranges)
-        with ranges("linear"):
-            return function(x, w, ranges)
-
-    def _native(self, x: Tensor, w: Tensor, chosen: Implementation, ranges: RangeHook) -> Tensor:
-        if self.format is not None:
-            raise ValueError(
-                f"{self.name} takes a QuantWeight of {self.format.name}, not a tensor of {w.dtype}"
-            )
-        if x.dtype != w.dtype:
-            raise ValueError(f"x has dtype {x.dtype}, the weight of {self.name} has {w.dtype}")
-        with ranges("linear"):
-            return _loaded(chosen)(x, w, ranges)
-
-
-_functions: dict[Implementation, Callable[..., Tensor]] = {}
-
-
-def _loaded(implementation: Implementation) -> Callable[..., Tensor]:
-    function = _functions.get(implementation)
-    if function is None:
-        function = _functions[implementation] = implementation.load()
-    return function
-
-
-def _load_native() -> NativeLinear:
-    from kernels.torch_impl import native_linear
-
-    return native_linear
-
-
-def _torch_loader(scheme: Scheme) -> Callable[[], QuantLinear]:
-    def load() -> QuantLinear:
-        from kernels import torch_impl
-
-        return {
-            Scheme.UNFUSED: torch_impl.unfused_linear,
-            Scheme.FUSED: torch_impl.fused_linear,
-            Scheme.NULL: torch_impl.null_linear,
-        }[scheme]
-
-    return load
-
-
-def _triton_loader(scheme: Scheme) -> Callable[[], QuantLinear]:
-    def load() -> QuantLinear:
-        from kernels.triton_impl import cast, fused
-
-        return {
-            Scheme.UNFUSED: cast.unfused_linear,
-            Scheme.FUSED: fused.fused_linear,
-            Scheme.NULL: fused.null_linear,
-        }[scheme]
-
-    return load
-
 
 _QUANTIZED_SCHEMES = (Scheme.UNFUSED, Scheme.FUSED, Scheme.NULL)
-_IMPLEMENTATIONS: dict[Scheme, dict[str, Implementation]] = {
-    Scheme.NATIVE: {"torch": Implementation("torch", _load_native, ("cpu", "cuda"))}
-} | {
-    scheme: {
-        "torch": Implementation("torch", _torch_loader(scheme), ("cpu", "cuda")),
-        "triton": Implementation("triton", _triton_loader(scheme), ("cuda",)),
-    }
-    for scheme in _QUANTIZED_SCHEMES
-}
 
 
 def build_kernels(formats: Mapping[str, Format]) -> dict[str, Kernel]:
-    """The kernels that a table of formats gives: ``bf16`` and one per scheme and format."""
-    kernels = {"bf16": Kernel("bf16", Scheme.NATIVE, None, _IMPLEMENTATIONS[Scheme.NATIVE])}
+    """The kernels that a table of formats gives: ``bf16``, one per scheme and format, and W8A8 for formats of bytes."""
+    kernels = {"bf16": Kernel("bf16", Scheme.NATIVE, None, implementations_of(Scheme.NATIVE, None))}
     for fmt in formats.values():
         for scheme in _QUANTIZED_SCHEMES:
             name = f"{scheme.value}_{fmt.name}"
-            kernels[name] = Kernel(name, scheme, fmt, _IMPLEMENTATIONS[scheme])
+            kernels[name] = Kernel(name, scheme, fmt, implementations_of(scheme, fmt))
+        if has_w8a8(fmt):
+            name = f"native_{fmt.name}"
+            kernels[name] = Kernel(name, Scheme.W8A8, fmt, implementations_of(Scheme.W8A8, fmt))
     return kernels
 
 
@@ -265,3 +295,18 @@ def get_kernel(name: str) -> Kernel:
         close = difflib.get_close_matches(name, KERNELS, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise ValueError(f"unknown kernel {name!r}; {hint}known kernels: {', '.join(KERNELS)}") from None
+
+
+def _run_operator(
+    x: Tensor, weight: Sequence[Tensor], kernel: str, group_size: int, implementation: str
+) -> Tensor:
+    found = get_kernel(kernel)
+    if found.format is None:
+        raise ValueError(f"{kernel} takes a plain tensor, the operator takes the tensors of a QuantWeight")
+    w = ops.weight_of(weight, found.format, group_size)
+    if x.shape[-1] != w.k:
+        raise ValueError(f"x has shape {list(x.shape)}, the weight of {kernel} has k={w.k}")
+    return found._rows(x, w, implementation or None, NO_RANGES)
+
+
+ops.implement(_run_operator)

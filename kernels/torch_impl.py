@@ -18,7 +18,7 @@ from kernels.formats import Packing
 from kernels.quant_weight import QuantWeight
 from kernels.ranges import RangeHook
 from kernels.torch_compile import torch_mode
-from kernels.torch_decode import DTYPES, decode_function, out_dtype, repeat_function, widen_function
+from kernels.torch_decode import decode_function, out_dtype, repeat_function, widen_function
 
 # A decoded block of this size fits the L2 cache of current CPU cores with room for x and y.
 _BLOCK_BYTES = 512 * 1024
@@ -52,11 +52,7 @@ def unfused_linear(x: Tensor, w: QuantWeight, ranges: RangeHook) -> Tensor:
 
     Returns:
         [m, n] in x's dtype.
-
-    Raises:
-        ValueError: x has another dtype.
     """
-    _check(x)
     is_compiled = _is_compiled(x)
     with ranges("tau_cast"):
         weight = torch.empty(w.shape, dtype=x.dtype, device=x.device)
@@ -78,9 +74,6 @@ def fused_linear(x: Tensor, w: QuantWeight, ranges: RangeHook) -> Tensor:
 
     Returns:
         [m, n] in x's dtype.
-
-    Raises:
-        ValueError: x has another dtype.
     """
     return _blockwise(x, w, is_null=False)
 
@@ -88,13 +81,12 @@ def fused_linear(x: Tensor, w: QuantWeight, ranges: RangeHook) -> Tensor:
 def null_linear(x: Tensor, w: QuantWeight, ranges: RangeHook) -> Tensor:
     """The loop of ``fused_linear`` with the codes reinterpreted; [m, n] of meaningless finite numbers.
 
-    Args, Raises: as ``fused_linear``.
+    Args: as ``fused_linear``.
     """
     return _blockwise(x, w, is_null=True)
 
 
 def _blockwise(x: Tensor, w: QuantWeight, *, is_null: bool) -> Tensor:
-    _check(x)
     fill = _reinterpreter(w, x) if is_null else _decoder(w, x)
     blocks = list(_row_blocks(w, x.element_size(), _BLOCK_BYTES))
     rows_per_block = blocks[0].stop
@@ -172,9 +164,3 @@ def _buffer(elements: int, x: Tensor) -> Tensor:
 
 def _is_compiled(x: Tensor) -> bool:
     return torch_mode(x.device) == "torch-compiled"
-
-
-def _check(x: Tensor) -> None:
-    if x.dtype not in DTYPES:
-        known = ", ".join(str(dtype) for dtype in DTYPES)
-        raise ValueError(f"x has dtype {x.dtype}, the torch kernels take {known}")

@@ -13,12 +13,13 @@ _FP32_BYTES = 4
 
 
 class Scheme(Enum):
-    """How a kernel treats the cast from packed codes to x's dtype."""
+    """How a kernel treats the cast from packed codes to x's dtype; ``W8A8`` casts x to codes instead."""
 
     NATIVE = "native"
     UNFUSED = "unfused"
     FUSED = "fused"
     NULL = "null"
+    W8A8 = "w8a8"
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ def linear_traffic(
 
     Args:
         scheme: native reads the weight in x's dtype; fused and null read the packed weight; unfused reads the
-            packed weight, writes the decoded one and reads it back.
+            packed weight, writes the decoded one and reads it back; w8a8 reads the packed weight, and reads x,
+            writes it as one-byte codes with a scale per row and reads those back.
         fmt: the weight's format; None for native.
         m: rows of x.
         n: out_features.
@@ -102,6 +104,9 @@ def linear_traffic(
     if scheme is Scheme.NATIVE or fmt is None:
         return Traffic(x + decoded, y, flops, 0)
     packed = weight_bytes(fmt, n, k, group_size=group_size, double_quant=double_quant)
+    if scheme is Scheme.W8A8:
+        codes = m * k + _FP32_BYTES * m
+        return Traffic(x + codes + packed, codes + y, flops, 0)
     if scheme is Scheme.UNFUSED:
         return Traffic(x + packed + decoded, y + decoded, flops, n * k)
     return Traffic(x + packed, y, flops, n * k if scheme is Scheme.FUSED else 0)

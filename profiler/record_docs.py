@@ -64,6 +64,7 @@ Written by `python -m profiler.record_docs > docs/records.md` from the models in
 runs/<utc>-<slug>/
   run.json         one object, RunRecord below
   samples.jsonl    one sample a line, in the order of measurement
+  *.png            pictures of a sweep, drawn from run.json
 ```
 
 `<utc>` is the start of the run, such as `20260131T120000Z`. A second run with the same name gets `-2`
@@ -113,6 +114,10 @@ plan with its defaults filled in, and `given`, the arguments as they were typed.
 | sweep | `device`, `cache_bytes` | name of the device; cache that the copies of a weight must outgrow, bytes |
 | sweep | `tau` | τ_cast and τ_comp by kernel, m, n and k, microseconds, with 95 % intervals and the method |
 | sweep | `read_bandwidth` | bandwidth measured in this run, GB/s, with its samples |
+| sweep | `peers` | by peer: `distribution`, `version`, `bits`, `group_size`, `weight_only` |
+| sweep | `peer_ratios` | our fused and native kernels against each peer of the same bits: its median time over ours |
+| sweep | `unfinished` | n, k and m of cells that were begun and not finished |
+| sweep | `resumed` | runs whose finished cells this one took over, with their bandwidth, commit and versions |
 | sweep | `gpus_after` | the GPUs' state after the run, as in `GpuState` |
 """
 

@@ -193,10 +193,14 @@ class SweepRow(Strict):
     """95th percentile, microseconds."""
     timings: Count = 0
     """Timed samples behind the quantiles."""
+    bits: PositiveCount | None = None
+    """Bits of a weight as stored, scales not counted."""
+    weight_only: bool | None = None
+    """Whether x is multiplied in 16 bits; false where x is quantized too."""
     cast_us_p50: NonNegative | None = None
-    """Median time of the stand-alone decoding, for unfused kernels, microseconds."""
+    """Median time of decoding the weight (unfused kernels) or of quantizing x (W8A8), microseconds."""
     comp_us_p50: NonNegative | None = None
-    """Median time of the product with decoded weights, for unfused kernels, microseconds."""
+    """Median time of the rest of such a call, which is the product, microseconds."""
     bytes_moved: Count | None = None
     """Bytes read and written by the traffic model."""
     flops: Count | None = None
@@ -204,15 +208,25 @@ class SweepRow(Strict):
     gb_s: NonNegative | None = None
     """Achieved bandwidth, bytes_moved over time_us_p50, GB/s."""
     read_bandwidth_share: NonNegative | None = None
-    """Achieved bandwidth over the read bandwidth measured in the same run."""
+    """Achieved bandwidth over the read bandwidth measured in the same run; floor_us over time_us_p50."""
     floor_us: NonNegative | None = None
     """Least time that the traffic allows, microseconds."""
+    weight_bytes: Count | None = None
+    """Bytes of the weight as stored, codes and scales."""
+    weight_floor_share: NonNegative | None = None
+    """Time to read weight_bytes once at the read bandwidth measured in the same run, over time_us_p50."""
     baseline: str | None = None
     """Kernel that speedup_p50 refers to."""
     speedup_p50: NonNegative | None = None
     """Median time of the baseline over this kernel's, timed interleaved."""
     speedup_ci95: Interval | None = None
     """Bootstrap interval of speedup_p50."""
+    best_peer: str | None = None
+    """Fastest weight-only peer of the same bits in the same interleaved rounds, by medians."""
+    best_peer_speedup_p50: NonNegative | None = None
+    """Median time of best_peer over this kernel's."""
+    best_peer_speedup_ci95: Interval | None = None
+    """Bootstrap interval of best_peer_speedup_p50."""
     gate: Literal["passed", "failed", "not run", "no meaning"] = "not run"
     """Correctness before timing; ``no meaning`` for null kernels, whose result means nothing."""
     rel_error: NonNegative | None = None

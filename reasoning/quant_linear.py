@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from kernels import ops
 from kernels.quant_weight import QuantWeight
 from kernels.quantize import quantize
 from kernels.registry import NO_RANGES, Kernel, RangeHook
@@ -48,6 +49,8 @@ class QuantLinear(nn.Module):
         if kernel.format is not None and kernel.format.name not in self.quantized:
             held = ", ".join(self.quantized) or "none"
             raise ValueError(f"{self.name} has no {kernel.format.name} weight (formats held: {held})")
+        if kernel.format is not None:
+            ops.remember(self.quantized[kernel.format.name])
         self.kernel = kernel
 
     def forward(self, x: Tensor) -> Tensor:
@@ -63,6 +66,8 @@ class QuantLinear(nn.Module):
         """Let the quantized weights follow the module to another device (never to another dtype)."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.quantized = {name: w.to(self.dense.device) for name, w in self.quantized.items()}
+        for w in self.quantized.values():
+            ops.remember(w)
         return self
 
     def extra_repr(self) -> str:

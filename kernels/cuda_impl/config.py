@@ -51,8 +51,8 @@ class Weight:
 
     @property
     def uses_table(self) -> bool:
-        """Whether decoding looks codes up in shared memory."""
-        return self.codes is Codes.PAIRS and not self.is_null
+        """Whether shared memory has room for the table of levels; the null twin leaves it empty."""
+        return self.codes is Codes.PAIRS
 
     @property
     def unit_bytes(self) -> int:

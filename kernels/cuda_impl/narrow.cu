@@ -18,7 +18,6 @@
 #define X_BYTES (COLUMN_TILES * 1024)
 #define STAGE_BYTES (X_BYTES + (BLOCK_BYTES + 127) / 128 * 128)
 #define RING_BYTES (STAGES * STAGE_BYTES)
-#define USES_TABLE (HAS_TABLE && !NULL_DECODE)
 #define PADDED_COLUMN 20  // floats per column of a 16-row tile of partial sums: no two lanes of a store share a bank
 #define PARTIAL (8 * PADDED_COLUMN)
 
@@ -99,7 +98,7 @@ narrow(const unsigned char* __restrict__ weight, const float* __restrict__ row_s
 
   const u32 window = shared_window(shared), base = window + SHARED_START;
   const u32 barrier = base + warp * (STAGES * 8);
-#if USES_TABLE
+#if HAS_TABLE
   const u32 ring = warp < rings_before_table ? base + 1024 + warp * RING_BYTES
                                              : window + TABLE_END + (warp - rings_before_table) * RING_BYTES;
 #else
@@ -120,7 +119,7 @@ narrow(const unsigned char* __restrict__ weight, const float* __restrict__ row_s
     for (int i = 0; i < STAGES; i++)
       for (int j = m * 8 + lane; j < COLUMN_TILES * 64; j += 32)
         asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(ring + i * STAGE_BYTES + j * 16), "r"(0) : "memory");
-#if USES_TABLE
+#if HAS_TABLE && !NULL_DECODE
   fill_table(window + TABLE_START, THREADS);
 #endif
   wait_for_previous_kernel();
@@ -129,7 +128,7 @@ narrow(const unsigned char* __restrict__ weight, const float* __restrict__ row_s
     if (i < count) copy_x(ring + i * STAGE_BYTES, x, x_stride, m, k, first_slab + i * SPLITS);
     commit_copies();
   }
-#if USES_TABLE
+#if HAS_TABLE
   __syncthreads();
 #endif
   const u32 lane_address = window | TABLE_START | (lane * 4);

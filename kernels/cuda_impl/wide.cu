@@ -17,7 +17,6 @@
 #define X_BYTES (BATCH * 128)
 #define WARP_BYTES (UNIT_BYTES + 32 * UNIT_SCALES)
 #define STAGE_BYTES ((WARPGROUPS_K * X_BYTES + WARPS * WARP_BYTES + 1023) / 1024 * 1024)
-#define USES_TABLE (HAS_TABLE && !NULL_DECODE)
 #define ROWS (64 * WARPGROUPS_N)
 #define PADDED_ROWS (ROWS + 4)  // floats per column of partial sums: no two lanes of a store share a bank
 #define GROUP_WARPS (4 * WARPGROUPS_N)
@@ -40,7 +39,7 @@ wide(const __grid_constant__ TensorMap x, const unsigned char* __restrict__ weig
   const u32 window = shared_window(shared), base = window + SHARED_START;
   const u32 full = base + warpgroup_k * (STAGES * 16), empty = full + STAGES * 8;
   auto stage_address = [&](int stage) -> u32 {
-#if USES_TABLE
+#if HAS_TABLE
     return stage < stages_before_table ? base + 1024 + stage * STAGE_BYTES
                                        : window + TABLE_END + (stage - stages_before_table) * STAGE_BYTES;
 #else
@@ -88,7 +87,7 @@ wide(const __grid_constant__ TensorMap x, const unsigned char* __restrict__ weig
 
 #pragma unroll
   for (int i = 0; i < STAGES - 1; i++) copy_weight(stage_address(i));
-#if USES_TABLE
+#if HAS_TABLE && !NULL_DECODE
   fill_table(window + TABLE_START, THREADS);
 #endif
   __syncthreads();
@@ -104,7 +103,7 @@ wide(const __grid_constant__ TensorMap x, const unsigned char* __restrict__ weig
   u32 even[16], odd[16];
   // Stages follow each other in a ring, across the table; their barriers likewise.
   const u32 first_stage = stage_address(0), last_stage = stage_address(STAGES - 1);
-#if USES_TABLE
+#if HAS_TABLE
   const u32 before_table = base + 1024 + stages_before_table * STAGE_BYTES;
 #endif
   u32 stage = first_stage, stage_before = last_stage, barrier = full, barrier_before = full, used_barrier = full;
@@ -145,7 +144,7 @@ wide(const __grid_constant__ TensorMap x, const unsigned char* __restrict__ weig
     copy_weight(stage_before);
     stage_before = here;
     stage = here == last_stage ? first_stage : here + STAGE_BYTES;
-#if USES_TABLE
+#if HAS_TABLE
     if (stage == before_table) stage = window + TABLE_END;
 #endif
     // Layout type 1 (128-byte swizzle), 1024 bytes from one 8-row group of x to the next, 16 columns per step.

@@ -2,6 +2,10 @@
 
 Traffic of the cast: packed weight and scales read once, n*k elements of x's dtype written. The result equals
 ``dequantize(w, dtype)``: the product ``level * scale`` in fp32, rounded once.
+
+Both kernels work in the layout of their stores: 16 bytes, 8 neighbouring weights, per thread. Codes are loaded 16 bytes
+per thread too and change hands through shared memory while they are small. 32 weights per thread spread what a thread
+does once.
 """
 
 from __future__ import annotations
@@ -16,8 +20,8 @@ from kernels.formats import Packing
 from kernels.quant_weight import QuantWeight
 from kernels.ranges import RangeHook
 from kernels.triton_impl.decode import (
+    KIND_FP8,
     KIND_ZERO_POINT,
-    byte_values,
     check_launch,
     kind_of,
     level_table,
@@ -26,40 +30,57 @@ from kernels.triton_impl.decode import (
     scale_arguments,
 )
 
+# e4m3's exponent and mantissa bits moved to fp32's leave the exponent 127 - 7 = 120 too small.
+_FP8_TO_FP32 = tl.constexpr(2.0**120)
+# The sign, which extending a byte repeats, and the seven bits below it, 20 places up.
+_FP8_MASK = tl.constexpr(0x87F00000 - (1 << 32))
+
 
 @triton.jit
 def _cast_nibbles_kernel(
-    packed_ptr, scale_ptr, nested_ptr, nested_book_ptr, offset_ptr, zero_ptr, level_ptr, out_ptr, byte_count,
-    HALF_GROUP: tl.constexpr, KIND: tl.constexpr, DOUBLE_QUANT: tl.constexpr, BLOCK: tl.constexpr,
+    word_ptr, scale_ptr, nested_ptr, nested_book_ptr, offset_ptr, zero_ptr, level_ptr, out_ptr, group_count,
+    GROUP: tl.constexpr, KIND: tl.constexpr, DOUBLE_QUANT: tl.constexpr, GROUPS: tl.constexpr,
 ):  # fmt: skip
-    """Decode BLOCK bytes of the flat packed weight; no group crosses a row, so the index gives the group."""
-    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    mask = index < byte_count
-    byte = tl.load(packed_ptr + index, mask=mask, other=0).to(tl.int32)
-    group = index // HALF_GROUP
-    scale = load_scales(scale_ptr, nested_ptr, nested_book_ptr, offset_ptr, group, mask, DOUBLE_QUANT)
-    high, low = byte >> 4, byte & 0xF
+    """Decode GROUPS groups of the flat packed weight, read as int32 words of 8 codes."""
+    WORDS: tl.constexpr = GROUP // 8
+    first = tl.program_id(0).to(tl.int64) * GROUPS
+    group = tl.arange(0, GROUPS)
+    word_index = tl.arange(0, WORDS)
+    element = tl.arange(0, 8)
+    is_group = first + group < group_count
+    words = tl.load(
+        word_ptr + first * WORDS + group[:, None] * WORDS + word_index[None, :],
+        mask=is_group[:, None],
+        other=0,
+    )
+    # The even column lies in the high nibble of each byte.
+    codes = (words[:, :, None] >> ((element * 4) ^ 4)[None, None, :]) & 0xF
+    scales = load_scales(
+        scale_ptr, nested_ptr, nested_book_ptr, offset_ptr, first + group, is_group, DOUBLE_QUANT
+    )
     if KIND == KIND_ZERO_POINT:
-        zero = tl.load(zero_ptr + group, mask=mask, other=0).to(tl.int32)
-        high_value = (high - zero).to(tl.float32)
-        low_value = (low - zero).to(tl.float32)
+        zeros = tl.load(zero_ptr + first + group, mask=is_group, other=0).to(tl.int32)
+        values = (codes - zeros[:, None, None]).to(tl.float32)
     else:
-        high_value = tl.load(level_ptr + high)
-        low_value = tl.load(level_ptr + low)
-    pair = tl.interleave(high_value * scale, low_value * scale)
-    out_index = tl.program_id(0).to(tl.int64) * (2 * BLOCK) + tl.arange(0, 2 * BLOCK)
-    tl.store(out_ptr + out_index, round_to(pair, out_ptr.dtype.element_ty), mask=out_index < 2 * byte_count)
+        values = tl.load(level_ptr + codes)
+    decoded = round_to(values * scales[:, None, None], out_ptr.dtype.element_ty)
+    out_index = group[:, None, None] * GROUP + word_index[None, :, None] * 8 + element[None, None, :]
+    tl.store(out_ptr + first * GROUP + out_index, decoded, mask=is_group[:, None, None])
 
 
 @triton.jit
-def _cast_bytes_kernel(packed_ptr, scale_ptr, out_ptr, k, KIND: tl.constexpr, BLOCK: tl.constexpr):
-    """Decode BLOCK columns of one row of byte codes."""
+def _cast_bytes_kernel(code_ptr, scale_ptr, out_ptr, k, KIND: tl.constexpr, BLOCK: tl.constexpr):
+    """Decode BLOCK columns of one row of byte codes, given as int8 whatever they mean."""
     row = tl.program_id(1).to(tl.int64)
     column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = column < k
-    value = byte_values(tl.load(packed_ptr + row * k + column, mask=mask, other=0), KIND)
-    decoded = value * tl.load(scale_ptr + row)
-    tl.store(out_ptr + row * k + column, round_to(decoded, out_ptr.dtype.element_ty), mask=mask)
+    codes = tl.load(code_ptr + row * k + column, mask=mask, other=0)
+    if KIND == KIND_FP8:
+        values = ((codes.to(tl.int32) << 20) & _FP8_MASK).to(tl.float32, bitcast=True) * _FP8_TO_FP32
+    else:
+        values = codes.to(tl.float32)
+    decoded = round_to(values * tl.load(scale_ptr + row), out_ptr.dtype.element_ty)
+    tl.store(out_ptr + row * k + column, decoded, mask=mask)
 
 
 def cast_weight(w: QuantWeight, x: Tensor) -> Tensor:
@@ -72,18 +93,18 @@ def cast_weight(w: QuantWeight, x: Tensor) -> Tensor:
     n, k = w.shape
     out = torch.empty(n, k, dtype=x.dtype, device=x.device)
     if w.format.packing is Packing.NIBBLES:
-        count = w.packed.numel()
-        _cast_nibbles_kernel[(triton.cdiv(count, _NIBBLES_BLOCK),)](
-            w.packed, *scale_arguments(w), w.packed if w.zeros is None else w.zeros,
+        groups, count = _WEIGHTS_PER_PROGRAM // w.group_size, n * (k // w.group_size)
+        _cast_nibbles_kernel[(triton.cdiv(count, groups),)](
+            w.packed.view(torch.int32), *scale_arguments(w), w.packed if w.zeros is None else w.zeros,
             level_table(w.format, x.device), out, count,
-            HALF_GROUP=w.group_size // 2, KIND=kind_of(w.format), DOUBLE_QUANT=w.double_quant is not None,
-            BLOCK=_NIBBLES_BLOCK,
+            GROUP=w.group_size, KIND=kind_of(w.format), DOUBLE_QUANT=w.double_quant is not None, GROUPS=groups,
+            num_warps=_WEIGHTS_PER_PROGRAM // _WEIGHTS_PER_WARP,
         )  # fmt: skip
     else:
-        raw = w.packed if w.packed.dtype == torch.int8 else w.packed.view(torch.uint8)
         _cast_bytes_kernel[(triton.cdiv(k, _BYTES_BLOCK), n)](
-            raw, w.group_scales(), out, k, KIND=kind_of(w.format), BLOCK=_BYTES_BLOCK
-        )
+            w.packed.view(torch.int8), w.group_scales(), out, k, KIND=kind_of(w.format), BLOCK=_BYTES_BLOCK,
+            num_warps=_BYTES_BLOCK // _WEIGHTS_PER_WARP,
+        )  # fmt: skip
     return out
 
 
@@ -107,5 +128,7 @@ def unfused_linear(x: Tensor, w: QuantWeight, ranges: RangeHook) -> Tensor:
         return F.linear(x, weight)
 
 
-_NIBBLES_BLOCK = 1024
+_WEIGHTS_PER_WARP = 32 * 32
+_WEIGHTS_PER_PROGRAM = 4096
+# Divides most in-features, so that few threads are masked off at the end of a row.
 _BYTES_BLOCK = 2048

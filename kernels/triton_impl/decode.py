@@ -39,15 +39,6 @@ def level_table(fmt: Format, device: torch.device) -> Tensor:
     return levels(fmt).to(device)
 
 
-@lru_cache(maxsize=64)
-def pair_table(fmt: Format, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Both levels of each byte in x's dtype: int32 [256], high nibble's level in the low half."""
-    book = levels(fmt).to(dtype)
-    byte = torch.arange(256)
-    pairs = torch.stack((book[byte >> 4], book[byte & 0xF]), dim=-1).view(torch.int16).int()
-    return ((pairs[:, 0] & 0xFFFF) | (pairs[:, 1] << 16)).to(device)
-
-
 def scale_arguments(w: QuantWeight) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Tensors for ``load_scales``: scales or their codes, nested absmax, code book, offset.
 
@@ -123,15 +114,3 @@ def fp8_bits_to_fp32(bits):
     byte = bits.to(tl.int32)
     magnitude = ((byte & 0x7F) << 20).to(tl.float32, bitcast=True) * _FP8_TO_FP32
     return tl.where(byte > 0x7F, -magnitude, magnitude)
-
-
-@triton.jit
-def byte_values(raw, KIND: tl.constexpr):
-    """Levels of byte codes as fp32: int8 values, or float8_e4m3fn bits given as uint8."""
-    return fp8_bits_to_fp32(raw) if KIND == KIND_FP8 else raw.to(tl.float32)
-
-
-@triton.jit
-def half_bits(byte, DTYPE: tl.constexpr, BASE: tl.constexpr):
-    """The null decode: a byte OR-ed into the mantissa of a constant, reinterpreted as a 16-bit float."""
-    return (byte.to(tl.int16) | BASE).to(DTYPE, bitcast=True)

@@ -1,153 +1,241 @@
-"""fused and null in Triton: weights are decoded in registers inside the matmul.
+"""fused and null in Triton: weights are decoded in registers, as the left operand of matrix instructions.
 
-Traffic: packed weight and scales are read once per block of rows of x, x once per block of rows of the
-weight, y is written once. Each step along K covers one group, and the group's scale multiplies the fp32
-product of the step, so a weight costs a look-up but no multiplication. Nibbles are multiplied as two
-products, even columns of x with high nibbles and odd columns with low ones, which avoids interleaving.
+Traffic: words and scales are read once per ``block_m`` rows of x, x once per block of rows of the weight, y is
+written once. A step takes one or more blocks of a weight stored as operand fragments (``fragments.py``); x is the right
+operand, 8 rows wide at least, so few rows waste little. A group's scale multiplies the fp32 product of its block, not
+the weights. With ``split_k`` each warp works on other columns; their sums are added at the end.
 
-``NULL`` keeps every load, shape and matrix instruction, but reinterprets the bytes and only sums the scales.
+``NULL`` keeps every load, shape and matrix instruction, but reinterprets the words and only reads the scales.
 """
 
 from __future__ import annotations
-
-from dataclasses import asdict, dataclass
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.formats import Packing
 from kernels.quant_weight import QuantWeight
 from kernels.ranges import RangeHook
-from kernels.triton_impl.decode import (
-    KIND_ZERO_POINT,
-    byte_values,
-    check_launch,
-    dot,
-    half_bits,
-    kind_of,
-    load_scales,
-    pair_table,
-    round_to,
-    scale_arguments,
+from kernels.triton_impl.configs import Config, config_for
+from kernels.triton_impl.decode import IS_INTERPRETED, check_launch, dot, round_to
+from kernels.triton_impl.fragments import FP8, INT8, Fragments, book_words, fragments_of
+from kernels.triton_impl.word_decode import (
+    CODING_INT4,
+    decode_words_plain,
+    decode_words_ptx,
+    null_pairs,
+    pin_layout,
+    subtract_zero,
+    unpack_pairs,
 )
 
-
-@triton.jit
-def _nibbles_kernel(
-    x_ptr, packed_ptr, scale_ptr, nested_ptr, nested_book_ptr, offset_ptr, zero_ptr, pair_ptr, y_ptr,
-    m, n, x_stride,
-    K: tl.constexpr, GROUP: tl.constexpr, KIND: tl.constexpr, DOUBLE_QUANT: tl.constexpr, NULL: tl.constexpr,
-    NULL_BASE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-):  # fmt: skip
-    """One [BLOCK_M, BLOCK_N] tile of y; one group of K per step."""
-    HALF: tl.constexpr = GROUP // 2
-    GROUPS: tl.constexpr = K // GROUP
-    dtype: tl.constexpr = x_ptr.dtype.element_ty
-    row = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
-    column = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    pair_index = tl.arange(0, HALF)
-    is_row, is_column = row < m, column < n
-    x_tile = x_ptr + row.to(tl.int64)[:, None] * x_stride + 2 * pair_index[None, :]
-    packed_tile = packed_ptr + column.to(tl.int64)[:, None] * (K // 2) + pair_index[None, :]
-    scale_index = column.to(tl.int64) * GROUPS
-    acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
-    touched = tl.zeros((BLOCK_N,), dtype=tl.float32)
-    for group in range(GROUPS):
-        x_even = tl.load(x_tile + group * GROUP, mask=is_row[:, None], other=0.0)
-        x_odd = tl.load(x_tile + group * GROUP + 1, mask=is_row[:, None], other=0.0)
-        byte = tl.load(packed_tile + group * HALF, mask=is_column[:, None], other=0)
-        scale = load_scales(
-            scale_ptr, nested_ptr, nested_book_ptr, offset_ptr, scale_index + group, is_column, DOUBLE_QUANT
-        )
-        if KIND == KIND_ZERO_POINT:
-            zero = tl.load(zero_ptr + scale_index + group, mask=is_column, other=0).to(tl.int16)
-        if NULL:
-            high = half_bits(byte, dtype, NULL_BASE)
-            low = half_bits(byte, dtype, NULL_BASE - 0x100)
-            acc = dot(x_odd, tl.trans(low), dot(x_even, tl.trans(high), acc))
-            touched += scale
-            if KIND == KIND_ZERO_POINT:
-                touched += zero.to(tl.float32)
-        else:
-            if KIND == KIND_ZERO_POINT:
-                code = byte.to(tl.int16)
-                high = ((code >> 4) - zero[:, None]).to(tl.float32).to(dtype)
-                low = ((code & 0xF) - zero[:, None]).to(tl.float32).to(dtype)
-            else:
-                pair = tl.load(pair_ptr + byte.to(tl.int32))
-                high = pair.to(tl.int16).to(dtype, bitcast=True)
-                low = (pair >> 16).to(tl.int16).to(dtype, bitcast=True)
-            product = dot(x_even, tl.trans(high), tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32))
-            product = dot(x_odd, tl.trans(low), product)
-            acc += product * scale[None, :]
-    if NULL:
-        # Keeps the loads of the scales alive without changing a result.
-        acc += touched[None, :] * 0.0
-    y_tile = y_ptr + row.to(tl.int64)[:, None] * n + column[None, :]
-    tl.store(y_tile, round_to(acc, dtype), mask=is_row[:, None] & is_column[None, :])
+_TABLE = ("t0", "t1", "t2", "t3", "t4", "t5", "t6", "t7")
 
 
 @triton.jit
-def _bytes_kernel(
-    x_ptr, packed_ptr, scale_ptr, y_ptr, m, n, x_stride,
-    K: tl.constexpr, KIND: tl.constexpr, NULL: tl.constexpr, NULL_BASE: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+def _load_group(
+    scale_ptr, zero_ptr, block, column,
+    PAD_N: tl.constexpr, BLOCKS: tl.constexpr, BLOCKS_PER_SCALE: tl.constexpr, SPLIT_K: tl.constexpr,
+    HAS_ZERO: tl.constexpr,
 ):  # fmt: skip
-    """One [BLOCK_M, BLOCK_N] tile of y for byte codes with one scale per row of the weight."""
-    dtype: tl.constexpr = x_ptr.dtype.element_ty
-    STEPS: tl.constexpr = (K + BLOCK_K - 1) // BLOCK_K
-    row = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
-    column = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    k_index = tl.arange(0, BLOCK_K)
-    is_row, is_column = row < m, column < n
-    x_tile = x_ptr + row.to(tl.int64)[:, None] * x_stride + k_index[None, :]
-    packed_tile = packed_ptr + column.to(tl.int64)[:, None] * K + k_index[None, :]
-    acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
-    for step in range(STEPS):
-        in_k = step * BLOCK_K + k_index < K
-        x = tl.load(x_tile + step * BLOCK_K, mask=is_row[:, None] & in_k[None, :], other=0.0)
-        raw = tl.load(packed_tile + step * BLOCK_K, mask=is_column[:, None] & in_k[None, :], other=0)
-        if NULL:
-            weight = half_bits(raw.to(tl.uint8, bitcast=True), dtype, NULL_BASE)
-        else:
-            weight = byte_values(raw, KIND).to(dtype)
-        acc = dot(x, tl.trans(weight), acc)
-    scale = tl.load(scale_ptr + column, mask=is_column, other=0.0)
-    acc = acc + scale[None, :] * 0.0 if NULL else acc * scale[None, :]
-    y_tile = y_ptr + row.to(tl.int64)[:, None] * n + column[None, :]
-    tl.store(y_tile, round_to(acc, dtype), mask=is_row[:, None] & is_column[None, :])
-
-
-def _launch(x: Tensor, w: QuantWeight, is_null: bool) -> Tensor:
-    check_launch(x)
-    if x.stride(1) != 1:
-        x = x.contiguous()
-    m, (n, k) = x.shape[0], w.shape
-    y = torch.empty(m, n, dtype=x.dtype, device=x.device)
-    config = _config(m, n)
-    grid = (triton.cdiv(n, config.BLOCK_N), triton.cdiv(m, config.BLOCK_M))
-    shared = {"K": k, "KIND": kind_of(w.format), "NULL": is_null, "NULL_BASE": _NULL_BASE[x.dtype]}
-    if w.format.packing is Packing.NIBBLES:
-        _nibbles_kernel[grid](
-            x, w.packed, *scale_arguments(w), w.packed if w.zeros is None else w.zeros,
-            pair_table(w.format, x.dtype, x.device), y, m, n, x.stride(0),
-            GROUP=w.group_size, DOUBLE_QUANT=w.double_quant is not None, **shared, **asdict(config),
-        )  # fmt: skip
+    """Scales and zero points, fp32 [columns] or [SPLIT_K, columns], of SPLIT_K blocks; past the end the last one's."""
+    if SPLIT_K == 1:
+        offset = tl.minimum(block, BLOCKS - 1) // BLOCKS_PER_SCALE * PAD_N + column
     else:
-        raw = w.packed if w.packed.dtype == torch.int8 else w.packed.view(torch.uint8)
-        _bytes_kernel[grid](
-            x, raw, w.group_scales(), y, m, n, x.stride(0), BLOCK_K=_BYTES_BLOCK_K, **shared, **asdict(config)
-        )
+        parts = tl.minimum(block + tl.arange(0, SPLIT_K), BLOCKS - 1) // BLOCKS_PER_SCALE
+        offset = (parts * PAD_N)[:, None] + column[None, :]
+    scale = tl.load(scale_ptr + offset)
+    zero = tl.load(zero_ptr + offset).to(tl.float32) if HAS_ZERO else scale
+    return scale, zero
+
+
+@triton.jit(do_not_specialize=_TABLE)
+def fused_kernel(
+    x_ptr, word_ptr, scale_ptr, zero_ptr, y_ptr, m, n, x_stride, t0, t1, t2, t3, t4, t5, t6, t7,
+    K: tl.constexpr, TILES: tl.constexpr, BLOCKS: tl.constexpr, TILE_ROWS: tl.constexpr, BLOCK_K: tl.constexpr,
+    BLOCKS_PER_SCALE: tl.constexpr, CODING: tl.constexpr, USE_PTX: tl.constexpr, NULL: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_TILES: tl.constexpr, SPLIT_K: tl.constexpr, UNROLL: tl.constexpr,
+    REUSED: tl.constexpr,
+):  # fmt: skip
+    """One [BLOCK_M, BLOCK_TILES * TILE_ROWS] tile of y; BLOCKS_PER_SCALE is 0 for one scale per row."""
+    DTYPE: tl.constexpr = x_ptr.dtype.element_ty
+    BLOCK_N: tl.constexpr = BLOCK_TILES * TILE_ROWS
+    PAD_N: tl.constexpr = TILES * TILE_ROWS
+    HALVES: tl.constexpr = TILE_ROWS // 16
+    STEPS: tl.constexpr = (BLOCKS + SPLIT_K * UNROLL - 1) // (SPLIT_K * UNROLL)
+    IS_WHOLE_N: tl.constexpr = TILES % BLOCK_TILES == 0
+    IS_WHOLE_K: tl.constexpr = STEPS * SPLIT_K * UNROLL * BLOCK_K == K
+    IS_BYTES: tl.constexpr = BLOCKS_PER_SCALE == 0
+    # Weights that no later rows of x read again need not displace x and the scales in the L2.
+    EVICTION: tl.constexpr = "" if REUSED else "evict_first"
+    # Programs that share a block of the weight follow each other.
+    first_tile = tl.program_id(1) * BLOCK_TILES
+    row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    is_row = row < m
+    tile = first_tile + tl.arange(0, BLOCK_TILES)
+    # Row of the weight of each row of the product: of 32-row blocks, first all upper halves.
+    index = tl.arange(0, BLOCK_N)
+    if HALVES == 1:
+        column = first_tile * 16 + index
+    else:
+        column = (first_tile + index // 16 % BLOCK_TILES) * 32 + index // (16 * BLOCK_TILES) * 16 + index % 16
+    read_column = column
+    if not IS_WHOLE_N:
+        tile = tl.minimum(tile, TILES - 1)
+        read_column = tl.minimum(column, PAD_N - 1)
+    word_tile = word_ptr + tile.to(tl.int64)[:, None] * (BLOCKS * 128) + tl.arange(0, SPLIT_K * 128)[None, :]
+    k_index = tl.arange(0, SPLIT_K * BLOCK_K)
+    x_tile = x_ptr + row.to(tl.int64)[:, None] * x_stride + k_index[None, :]
+    if SPLIT_K == 1:
+        acc = tl.zeros((BLOCK_N, BLOCK_M), dtype=tl.float32)
+        touched = tl.zeros((BLOCK_N,), dtype=tl.float32)
+    else:
+        acc = tl.zeros((SPLIT_K, BLOCK_N, BLOCK_M), dtype=tl.float32)
+        touched = tl.zeros((SPLIT_K, BLOCK_N), dtype=tl.float32)
+    next_scale, next_zero = touched, touched
+    if not IS_BYTES:
+        next_scale, next_zero = _load_group(
+            scale_ptr, zero_ptr, 0, read_column,
+            PAD_N, BLOCKS, BLOCKS_PER_SCALE, SPLIT_K, CODING == CODING_INT4,
+        )  # fmt: skip
+    for step in range(STEPS):
+        for inner in tl.static_range(UNROLL):
+            block = (step * UNROLL + inner) * SPLIT_K
+            if IS_WHOLE_K:
+                word = tl.load(word_tile + block * 128, eviction_policy=EVICTION)
+                x = tl.load(x_tile + block * BLOCK_K, mask=is_row[:, None], other=0.0)
+            else:
+                is_word = block * 128 + tl.arange(0, SPLIT_K * 128) < BLOCKS * 128
+                word = tl.load(
+                    word_tile + block * 128, mask=is_word[None, :], other=0, eviction_policy=EVICTION
+                )
+                in_k = block * BLOCK_K + k_index < K
+                x = tl.load(x_tile + block * BLOCK_K, mask=is_row[:, None] & in_k[None, :], other=0.0)
+            scale, zero = next_scale, next_zero
+            if not IS_BYTES:
+                # A step ahead: the pipeline covers only what matrix instructions read.
+                next_scale, next_zero = _load_group(
+                    scale_ptr, zero_ptr, block + SPLIT_K, read_column,
+                    PAD_N, BLOCKS, BLOCKS_PER_SCALE, SPLIT_K, CODING == CODING_INT4,
+                )  # fmt: skip
+            if NULL:
+                weight = unpack_pairs(null_pairs(word, IS_BYTES), DTYPE)
+            else:
+                if USE_PTX:
+                    pairs = decode_words_ptx(word, t0, t1, t2, t3, t4, t5, t6, t7, CODING, DTYPE)
+                    weight = unpack_pairs(pairs, DTYPE)
+                else:
+                    weight = decode_words_plain(word, t0, t1, t2, t3, t4, t5, t6, t7, CODING, DTYPE)
+            if SPLIT_K == 1:
+                weight = tl.reshape(weight, (BLOCK_TILES, 8, 4, HALVES, BLOCK_K // 16, 2, 2, 2))
+                weight = tl.permute(weight, (3, 0, 6, 1, 4, 5, 2, 7))
+                weight = tl.reshape(weight, (BLOCK_N, BLOCK_K))
+                x_operand = tl.trans(x)
+            else:
+                weight = tl.reshape(weight, (BLOCK_TILES, SPLIT_K, 8, 4, HALVES, BLOCK_K // 16, 2, 2, 2))
+                weight = tl.permute(weight, (1, 4, 0, 7, 2, 5, 6, 3, 8))
+                weight = tl.reshape(weight, (SPLIT_K, BLOCK_N, BLOCK_K))
+                x_operand = tl.permute(tl.reshape(x, (BLOCK_M, SPLIT_K, BLOCK_K)), (1, 2, 0))
+            if CODING == CODING_INT4 and not NULL:
+                weight = subtract_zero(weight, zero[:, None] if SPLIT_K == 1 else zero[:, :, None], USE_PTX)
+            elif USE_PTX:
+                weight = pin_layout(weight)
+            if IS_BYTES or NULL:
+                acc = dot(weight, x_operand, acc)
+                if not IS_BYTES:
+                    touched += scale
+                    if CODING == CODING_INT4:
+                        touched += zero
+            else:
+                product = dot(weight, x_operand, tl.zeros(acc.shape, dtype=tl.float32))
+                acc += product * (scale[:, None] if SPLIT_K == 1 else scale[:, :, None])
+    if SPLIT_K > 1:
+        acc = tl.sum(acc, 0)
+        touched = tl.sum(touched, 0)
+    is_column = column < n
+    if IS_BYTES:
+        scale = tl.load(scale_ptr + column, mask=is_column, other=0.0)
+        acc = acc + scale[:, None] * 0.0 if NULL else acc * scale[:, None]
+    elif NULL:
+        # Keeps the loads of the scales alive without changing a result.
+        acc += touched[:, None] * 0.0
+    y_tile = y_ptr + row.to(tl.int64)[None, :] * n + column[:, None]
+    tl.store(y_tile, round_to(acc, DTYPE), mask=is_row[None, :] & is_column[:, None])
+
+
+def launch(
+    x: Tensor, w: QuantWeight, *, is_null: bool, config: Config | None = None, use_ptx: bool | None = None
+) -> Tensor:
+    """Run the kernel.
+
+    Args:
+        x: [m, k], bf16 or fp16, rows without gaps, columns in packed order.
+        w: weight of logical shape [n, k] on x's device.
+        is_null: reinterpret the codes instead of decoding them.
+        config: tiles and launch settings; None takes ``config_for``.
+        use_ptx: decode with inline PTX instead of plain Triton; None where there is PTX, outside the interpreter.
+
+    Returns:
+        [m, n] in x's dtype.
+
+    Raises:
+        ValueError: x's dtype, device or strides are not supported, or inline PTX is asked of the interpreter.
+    """
+    check_launch(x)
+    has_ptx = not IS_INTERPRETED.value
+    if use_ptx and not has_ptx:
+        raise ValueError(f"use_ptx={use_ptx} with TRITON_INTERPRET=1, whose interpreter has no inline PTX")
+    if x.stride(1) != 1:
+        raise ValueError(f"x of shape {list(x.shape)} has strides {list(x.stride())}, the last must be 1")
+    fragments = fragments_of(w, x.dtype)
+    m, n = x.shape[0], w.n
+    y = torch.empty(m, n, dtype=x.dtype, device=x.device)
+    chosen = config or config_for(w.format, m, n, w.k)
+    grid = (triton.cdiv(m, chosen.block_m), triton.cdiv(fragments.tiles, chosen.tiles))
+    fused_kernel[grid](
+        x, fragments.words, fragments.scales,
+        fragments.scales if fragments.zeros is None else fragments.zeros,
+        y, m, n, x.stride(0), *book_words(w.format, x.dtype),
+        **constants(w, fragments, x, is_null=is_null, config=chosen, use_ptx=has_ptx if use_ptx is None else use_ptx),
+        num_warps=chosen.num_warps, num_stages=chosen.num_stages,
+    )  # fmt: skip
     return y
+
+
+def constants(
+    w: QuantWeight, fragments: Fragments, x: Tensor, *, is_null: bool, config: Config, use_ptx: bool
+) -> dict[str, int | bool]:
+    """The kernel's compile-time arguments, by name."""
+    is_bytes = fragments.coding in (INT8, FP8)
+    return {
+        "K": w.k,
+        "TILES": fragments.tiles,
+        "BLOCKS": fragments.blocks,
+        "TILE_ROWS": fragments.tile_rows,
+        "BLOCK_K": fragments.block_k,
+        "BLOCKS_PER_SCALE": 0 if is_bytes else w.group_size // fragments.block_k,
+        "CODING": fragments.coding,
+        "USE_PTX": use_ptx,
+        "NULL": is_null,
+        "BLOCK_M": config.block_m,
+        "BLOCK_TILES": config.tiles,
+        "SPLIT_K": config.split_k,
+        "UNROLL": config.unroll,
+        "REUSED": x.shape[0] > config.block_m,
+    }
+
+
+def describe(w: QuantWeight, m: int | None, dtype: torch.dtype | None) -> str:
+    """What a record says of the kernel that runs for ``m`` rows: the configuration, where m is known."""
+    return "triton" if m is None else f"triton {config_for(w.format, m, w.n, w.k)}"
 
 
 def fused_linear(x: Tensor, w: QuantWeight, ranges: RangeHook) -> Tensor:
     """Compute ``x @ decoded(w).T`` without writing the decoded weight to memory.
 
     Args:
-        x: [m, k], bf16 or fp16, columns in packed order.
+        x: [m, k], bf16 or fp16, rows without gaps, columns in packed order.
         w: weight of logical shape [n, k] on x's device.
         ranges: unused; the caller's range covers the call.
 
@@ -155,9 +243,9 @@ def fused_linear(x: Tensor, w: QuantWeight, ranges: RangeHook) -> Tensor:
         [m, n] in x's dtype, accumulated in fp32.
 
     Raises:
-        ValueError: x's dtype or device is not supported.
+        ValueError: x's dtype, device or strides are not supported.
     """
-    return _launch(x, w, is_null=False)
+    return launch(x, w, is_null=False)
 
 
 def null_linear(x: Tensor, w: QuantWeight, ranges: RangeHook) -> Tensor:
@@ -165,29 +253,4 @@ def null_linear(x: Tensor, w: QuantWeight, ranges: RangeHook) -> Tensor:
 
     Args and Raises: as ``fused_linear``.
     """
-    return _launch(x, w, is_null=True)
-
-
-@dataclass(frozen=True)
-class _Config:
-    """Tile of y per program, and Triton's launch settings."""
-
-    BLOCK_M: int
-    BLOCK_N: int
-    num_warps: int
-    num_stages: int
-
-
-# 16 rows are the least a matrix instruction takes; narrow tiles keep all SMs busy on small weights.
-_NARROW = _Config(BLOCK_M=16, BLOCK_N=32, num_warps=4, num_stages=4)
-_MEDIUM = _Config(BLOCK_M=16, BLOCK_N=64, num_warps=4, num_stages=4)
-_TALL = _Config(BLOCK_M=64, BLOCK_N=64, num_warps=4, num_stages=3)
-_BYTES_BLOCK_K = 64
-# Bits of 0.5 in bf16 and fp16; the low nibble's twin starts 0x100 lower, so that the two operands differ.
-_NULL_BASE = {torch.bfloat16: 0x3F00, torch.float16: 0x3800}
-
-
-def _config(m: int, n: int) -> _Config:
-    if m > 16:
-        return _TALL
-    return _NARROW if n < 8192 else _MEDIUM
+    return launch(x, w, is_null=True)

@@ -8,9 +8,9 @@ import torch
 import typer
 from typer.testing import CliRunner, Result
 
-from benchmarks import kernel_sweep, sweep
+from benchmarks import cell, kernel_sweep
 from benchmarks.gate import GateResult
-from benchmarks.plan import Variant
+from benchmarks.variants import KernelVariant
 from profiler.record import KernelSample, SweepRow, load_run
 
 app = typer.Typer()
@@ -33,7 +33,7 @@ def test_a_sweep_gives_rows_samples_and_tau(tmp_path: Path) -> None:
     assert code == printed["exit_code"] == 0
     record, samples = load_run(printed["run"])
     assert (record.kind, record.status) == ("sweep", "complete")
-    assert len(record.results) == len(printed["results"]) == 2 * 2 * 7
+    assert len(record.results) == len(printed["results"]) == 2 * 2 * 8
     row = next(
         r for r in record.results if isinstance(r, SweepRow) and (r.kernel, r.n, r.m) == ("fused_nf4", 24, 3)
     )
@@ -83,12 +83,12 @@ def test_the_tables(tmp_path: Path) -> None:
 
 
 def test_a_kernel_that_fails_the_gate_gets_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def check(variant: Variant, *rest: Any) -> GateResult:
+    def check(variant: KernelVariant, *rest: Any, **settings: Any) -> GateResult:
         is_wrong = variant.name == "fused_nf4"
         reason = "its relative error 5.00e-01 is above the bound 8.00e-03" if is_wrong else None
         return GateResult("failed" if is_wrong else "passed", 0.5 if is_wrong else 0.001, 0.008, reason)
 
-    monkeypatch.setattr(sweep, "check", check)
+    monkeypatch.setattr(cell, "check", check)
     code, printed = sweep_json(tmp_path, "--kernels", "fused_nf4,unfused_nf4")
     assert code == 1
     wrong = [row for row in printed["results"] if row["kernel"] == "fused_nf4"]
@@ -102,9 +102,9 @@ def test_a_kernel_that_fails_the_gate_gets_no_time(tmp_path: Path, monkeypatch: 
 
 def test_ctrl_c_keeps_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Any] = []
-    real = sweep.make_sampler
+    real = cell.make_sampler
 
-    def make_sampler(variant: Variant, *rest: Any) -> Any:
+    def make_sampler(variant: KernelVariant, *rest: Any) -> Any:
         sampler = real(variant, *rest)
         made.append(sampler)
         if len(made) <= 2:
@@ -121,7 +121,7 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path: Path, monkeypatch: pytest.Monk
 
         return Interrupting()
 
-    monkeypatch.setattr(sweep, "make_sampler", make_sampler)
+    monkeypatch.setattr(cell, "make_sampler", make_sampler)
     code, printed = sweep_json(tmp_path, "--kernels", "fused_nf4")
     assert code == printed["exit_code"] == 130
     record, _ = load_run(printed["run"])
@@ -204,7 +204,8 @@ def test_another_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_option_has_a_name_and_a_help() -> None:
     options = {word: option for option in typer.main.get_command(app).params for word in option.opts}
-    wanted = "--arch --format --kernels --model --shapes --m --repeats --group-size --seed --json --out"
+    wanted = "--arch --format --kernels --model --shapes --m --repeats --group-size --seed --json --out "
+    wanted += "--peers --peer --resume --tune"
     assert set(wanted.split()) <= set(options)
     assert [word for word in wanted.split() if not getattr(options[word], "help", None)] == []
 

@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.plan import Shape, SweepRequest, make_plan, model_shapes, parse_ms, parse_shapes
+from benchmarks.variants import group_size_for
 from kernels.formats import FORMATS, get_format
 from kernels.registry import KERNELS
 
@@ -16,7 +17,7 @@ def test_the_default_is_every_kernel_with_the_baseline_first() -> None:
     assert plan.ms == (1, 8)
 
 
-def test_a_format_brings_its_three_schemes() -> None:
+def test_a_format_brings_its_schemes() -> None:
     plan = make_plan(SweepRequest(formats=("nf4",)), "cpu")
     assert [v.name for v in plan.variants] == ["bf16", "unfused_nf4", "fused_nf4", "null_nf4"]
     assert {v.implementation for v in plan.variants} == {"torch"}
@@ -24,20 +25,20 @@ def test_a_format_brings_its_three_schemes() -> None:
 
 @pytest.mark.parametrize("formats", [("nf4", "fp8"), ("nf4,fp8",), ("fp8", "nf4", "nf4")])
 def test_formats_repeat_or_come_in_one_word(formats: tuple[str, ...]) -> None:
-    names = {
-        v.kernel.format.name for v in make_plan(SweepRequest(formats), "cpu").variants if v.kernel.format
-    }
+    names = {v.format.name for v in make_plan(SweepRequest(formats), "cpu").variants if v.format}
     assert names == {"nf4", "fp8"}
 
 
 def test_all_formats() -> None:
     plan = make_plan(SweepRequest(formats=("all",)), "cpu")
-    assert {v.kernel.format.name for v in plan.variants if v.kernel.format} == set(FORMATS)
+    assert {v.format.name for v in plan.variants if v.format} == set(FORMATS)
 
 
-def test_on_a_gpu_the_triton_implementations_run() -> None:
+def test_on_a_gpu_the_gpu_implementations_run() -> None:
     plan = make_plan(SweepRequest(kernels="fused_nf4"), "cuda")
-    assert [(v.name, v.implementation) for v in plan.variants] == [("bf16", "torch"), ("fused_nf4", "triton")]
+    bf16, fused = plan.variants
+    assert (bf16.name, bf16.implementation) == ("bf16", "torch")
+    assert fused.name == "fused_nf4" and fused.implementation in ("cuda", "triton")
     assert Shape(28672, 4096) in plan.shapes
 
 
@@ -55,9 +56,9 @@ def test_shapes_of_a_model_are_distinct_and_name_their_layers() -> None:
 
 def test_group_sizes() -> None:
     plan = make_plan(SweepRequest(shapes="8x96", group_size=32), "cpu")
-    assert plan.group_size_for(get_format("nf4"), 96) == 32
-    assert plan.group_size_for(get_format("int8"), 96) is None
-    assert plan.group_size_for(None, 96) is None
+    assert group_size_for(get_format("nf4"), 96, plan.group_size) == 32
+    assert group_size_for(get_format("int8"), 96, plan.group_size) is None
+    assert group_size_for(None, 96, plan.group_size) is None
 
 
 @pytest.mark.parametrize(
@@ -79,6 +80,8 @@ def test_group_sizes() -> None:
         (SweepRequest(formats=("int8",), group_size=64), ["group_size=64", "int8"]),
         (SweepRequest(model="tiny", shapes="64x64"), ["tiny", "64x64"]),
         (SweepRequest(formats=("nf4",), kernels="fused_int8"), ["fused_int8", "int8", "nf4"]),
+        (SweepRequest(peer="bnb_nf5"), ["'bnb_nf5'", "did you mean 'bnb_nf4'", "gemlite_int4"]),
+        (SweepRequest(peer="bnb_nf4,"), ["peer='bnb_nf4,'", "1 empty"]),
         (SweepRequest(repeats=1), ["repeats=1", "2"]),
         (SweepRequest(seed=-1), ["seed=-1", "0"]),
     ],

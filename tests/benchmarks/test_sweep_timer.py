@@ -7,8 +7,8 @@ import torch
 
 from benchmarks.bandwidth import Bandwidth, measure_bandwidth
 from benchmarks.machine import Absent, Target, cpu_cache_bytes, find_target
-from benchmarks.plan import Variant
 from benchmarks.timer import CALL, CAST, COMP, CpuSampler, Rounds, Rules, has_settled, run_rounds
+from benchmarks.variants import KernelVariant
 from benchmarks.weights import Ring, clone, count_copies, make_ring, make_weight, random_weight, random_x
 from kernels.formats import get_format
 from kernels.quant_weight import QuantWeight
@@ -98,7 +98,7 @@ def test_a_cpu_sample_is_one_call_with_its_ranges(name: str, keys: set[str]) -> 
     kernel = get_kernel(name)
     weight = make_weight(random_weight(16, 64, seed=0, device=CPU), kernel.format, None, torch.bfloat16)
     x = random_x(2, 64, seed=1, device=CPU, dtype=torch.bfloat16)
-    taken = CpuSampler(Variant(kernel, "torch"), x, make_ring(weight, 3)).sample()
+    taken = CpuSampler(KernelVariant(kernel, "torch"), x, make_ring(weight, 3)).sample()
     assert set(taken) == keys
     assert sum(taken.values()) - taken[CALL] <= taken[CALL]
     assert min(taken.values()) > 0

@@ -122,7 +122,8 @@ def test_shared_memory_is_laid_out_around_the_table():
     before = (0x10000 - 2048) // ring
     assert config.before_table(weight) == before
     assert config.shared_bytes(weight) == 0x20000 - 1024 + (16 - before) * ring <= BLOCK_SHARED_BYTES
-    assert config.shared_bytes(weight_of("nf4", 7, is_null=True)) == 1024 + 16 * ring
+    assert config.shared_bytes(weight_of("nf4", 7, is_null=True)) == config.shared_bytes(weight)
+    assert config.shared_bytes(weight_of("fp4", 7)) == 1024 + 16 * ring
     assert fits(config, weight) and not fits(NarrowConfig(1, 4, 2, 8), weight)
 
 

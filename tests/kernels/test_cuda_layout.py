@@ -1,4 +1,4 @@
-"""The CUDA kernels' layout, checked in plain torch against the codes and, bit by bit, against what the kernels decode."""
+"""The CUDA kernels' layout, in plain torch, against the codes and, bit by bit, against what the kernels decode."""
 
 import pytest
 import torch

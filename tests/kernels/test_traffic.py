@@ -42,6 +42,15 @@ def test_int4_and_int8_by_hand():
     assert int8.bytes_read == 48 * 128 + 48 * 4 + 128 * 2
 
 
+def test_w8a8_writes_and_reads_the_codes_of_x_and_reads_the_weight_as_it_is():
+    for name in ("int8", "fp8"):
+        fused, w8a8 = (get_kernel(f"{scheme}_{name}").traffic(M, N, K) for scheme in ("fused", "native"))
+        codes_and_scales = 3 * 128 + 3 * 4
+        assert w8a8.bytes_read == fused.bytes_read + codes_and_scales
+        assert w8a8.bytes_written == fused.bytes_written + codes_and_scales
+        assert (w8a8.flops, w8a8.decoded_weights) == (fused.flops, 0)
+
+
 def test_native_reads_the_weight_in_the_dtype_of_x():
     traffic = get_kernel("bf16").traffic(M, N, K, dtype_bytes=4)
     assert (traffic.bytes_read, traffic.bytes_written) == (4 * (N * K + M * K), 4 * M * N)
