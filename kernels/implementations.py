@@ -80,6 +80,7 @@ def implementations_of(scheme: Scheme, fmt: Format | None) -> Mapping[str, Imple
             ("cpu", "cuda"),
             why_not=partial(native_w8a8.why_not, fmt=fmt),
             detail=partial(native_w8a8.detail, fmt=fmt),
+            describe=lambda: native_w8a8.describe,
         )
         return {"torch": w8a8}
     found = {

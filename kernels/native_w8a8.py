@@ -3,12 +3,15 @@
 Traffic: x is read once and written as one byte per element with one fp32 scale per row; the product reads those and
 the packed weight. Scales are dynamic: absmax / 127 (int8) or absmax / 448 (fp8) of each row of x, computed in the call.
 
-* CUDA: one Triton kernel quantizes. int8 multiplies with ``torch._int_mm`` into int32, which one Triton kernel scales;
-  fp8 multiplies with ``torch._scaled_mm``, which applies both scales itself.
+* CUDA: one Triton kernel quantizes. int8 multiplies with ``torch._int_mm`` into int32, which one Triton kernel scales.
+  fp8 multiplies with ``torch._scaled_mm``: small results without scales, which one Triton kernel applies (torch's
+  row-wise products are up to twice as slow there), large ones row-wise, where torch applies both scales itself.
 * elsewhere: the same arithmetic in torch (exact int32 sums for int8, fp32 sums for fp8), to check results.
 """
 
 from __future__ import annotations
+
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -24,6 +27,9 @@ LEAST_ABSMAX = 2.0**-100
 _INT8_LEAST_ROWS = 32
 _ROW_STEP = 16
 _MULTIPLE = {torch.int8: 8, torch.float8_e4m3fn: 16}
+# Elements of the result. On an H200 (2026-11-22) row-wise products won from 128 rows at 28672x4096, and nowhere up to 256
+# rows at smaller weights.
+_MOST_UNSCALED = 1 << 21
 _OPERATION = {torch.int8: "torch._int_mm", torch.float8_e4m3fn: "torch._scaled_mm"}
 
 
@@ -31,14 +37,15 @@ def native_linear(x: Tensor, w: QuantWeight, ranges: RangeHook) -> Tensor:
     """Quantize x (range ``tau_cast``), then multiply codes with codes (range ``tau_comp``).
 
     Args:
-        x: [m, k], bf16, fp16 or fp32, columns in the order of the packed weight. On CUDA int8 is padded to at least 32
-            rows and to a multiple of 16 (``torch._int_mm`` wants more than 16); what is computed there is dropped.
+        x: [m, k], bf16, fp16 or fp32, columns in the order of the packed weight. On CUDA its codes are padded to a
+            multiple of 16 rows, int8 to at least 32 (``torch._int_mm`` wants more than 16); what is computed there is
+            dropped.
         w: int8 or fp8 weight of logical shape [n, k] on x's device; on CUDA n and k are multiples of 8 (int8) or 16
             (fp8).
         ranges: opens the two ranges.
 
     Returns:
-        [m, n] in x's dtype; on CUDA an fp8 product is rounded to bf16 before it is rounded to fp16.
+        [m, n] in x's dtype; on CUDA an fp8 product of bf16 or fp16 x is rounded to bf16 first.
 
     Raises:
         ValueError: n or k do not fit torch's matmul on CUDA.
@@ -53,13 +60,29 @@ def native_linear(x: Tensor, w: QuantWeight, ranges: RangeHook) -> Tensor:
     is_int8 = w.packed.dtype == torch.int8
     _check_multiples(w)
     m = x.shape[0]
-    rows = max(_INT8_LEAST_ROWS, -(-m // _ROW_STEP) * _ROW_STEP) if is_int8 else m
+    rows = -(-m // _ROW_STEP) * _ROW_STEP
+    is_row_wise = not is_int8 and rows * w.n > _MOST_UNSCALED
+    if is_int8:
+        rows = max(_INT8_LEAST_ROWS, rows)
+    elif is_row_wise:
+        rows = m
     with ranges("tau_cast"):
         codes, scales = triton_rows.quantize_rows(x, w.format, rows=rows)
     with ranges("tau_comp"):
         if is_int8:
             sums = torch._int_mm(codes, w.packed.t())
             return triton_rows.scale_sums(sums, scales, w.group_scales(), x.dtype)
+        if not is_row_wise:
+            one = _one(x.device)
+            unscaled = torch._scaled_mm(
+                codes,
+                w.packed.t(),
+                scale_a=one,
+                scale_b=one,
+                out_dtype=torch.float32 if x.dtype == torch.float32 else torch.bfloat16,
+                use_fast_accum=True,
+            )
+            return triton_rows.scale_sums(unscaled, scales, w.group_scales(), x.dtype)
         y: Tensor = torch._scaled_mm(
             codes,
             w.packed.t(),
@@ -124,7 +147,15 @@ def detail(device: torch.device, fmt: Format) -> str:
     is_int8 = fmt.storage_dtype == torch.int8
     if device.type != "cuda":
         return "torch int32 sums" if is_int8 else "torch fp32 sums"
-    return "torch _int_mm" if is_int8 else "torch _scaled_mm row-wise"
+    return "torch _int_mm" if is_int8 else "torch _scaled_mm"
+
+
+def describe(w: QuantWeight, m: int | None, dtype: torch.dtype | None) -> str:
+    """How the scales of m rows are applied on CUDA, for records."""
+    if m is None or w.packed.dtype == torch.int8 or w.device.type != "cuda":
+        return ""
+    rows = -(-m // _ROW_STEP) * _ROW_STEP
+    return "row-wise" if rows * w.n > _MOST_UNSCALED else "unscaled, then scales"
 
 
 def why_not(device: torch.device, fmt: Format) -> str:
@@ -141,6 +172,11 @@ def why_not(device: torch.device, fmt: Format) -> str:
         operation = _OPERATION[fmt.storage_dtype]
         return f"{operation} needs compute capability {_dotted(least)}, this GPU has {_dotted(capability)}"
     return ""
+
+
+@lru_cache(maxsize=16)
+def _one(device: torch.device) -> Tensor:
+    return torch.ones((), dtype=torch.float32, device=device)
 
 
 def _product(codes: Tensor, scales: Tensor, w: QuantWeight, dtype: torch.dtype) -> Tensor:

@@ -125,7 +125,7 @@ class Kernel:
             dtype: dtype of x.
 
         Returns:
-            For instance ``torch-compiled``, ``triton``, ``torch _scaled_mm row-wise``.
+            For instance ``torch-compiled``, ``triton``, ``torch _scaled_mm row-wise`` (with a weight and m).
 
         Raises:
             ValueError: no such implementation.

@@ -95,10 +95,10 @@ def quantize_rows(x: Tensor, fmt: Format, *, rows: int | None = None) -> tuple[T
 
 
 def scale_sums(sums: Tensor, row_scales: Tensor, column_scales: Tensor, dtype: torch.dtype) -> Tensor:
-    """Multiply int32 sums by the scales of their row and column.
+    """Multiply sums by the scales of their row and column.
 
     Args:
-        sums: int32 [rows, n], contiguous, rows at least m.
+        sums: int32, bf16 or fp32 [rows, n], contiguous, rows at least m.
         row_scales: fp32 [m, 1].
         column_scales: fp32 [n, 1].
         dtype: of the result.

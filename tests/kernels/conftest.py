@@ -25,7 +25,9 @@ def poisoned_memory(monkeypatch):
 
     def empty(*args, **kwargs):
         tensor = allocate(*args, **kwargs)
-        is_poisoned = tensor.dtype in (torch.bfloat16, torch.float16, torch.float32)
+        is_poisoned = (
+            tensor.dtype in (torch.bfloat16, torch.float16, torch.float32) and not tensor.requires_grad
+        )
         return tensor.fill_(float("nan")) if is_poisoned else tensor
 
     monkeypatch.setattr(torch, "empty", empty)

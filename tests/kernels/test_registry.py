@@ -72,7 +72,7 @@ def test_a_record_can_tell_compiled_from_eager(monkeypatch):
     assert kernel.implementation_detail("torch", "cpu") == "torch-eager"
     assert kernel.implementation_detail("triton", "cuda") == "triton"
     assert get_kernel("bf16").implementation_detail("torch", "cpu") == "torch"
-    assert get_kernel("native_fp8").implementation_detail("torch", "cuda") == "torch _scaled_mm row-wise"
+    assert get_kernel("native_fp8").implementation_detail("torch", "cuda") == "torch _scaled_mm"
     assert get_kernel("native_int8").implementation_detail("torch", "cuda") == "torch _int_mm"
     assert get_kernel("native_int8").implementation_detail("torch", "cpu") == "torch int32 sums"
     monkeypatch.setenv("QT_PROFILE_NO_COMPILE", "0")

@@ -60,6 +60,15 @@ def test_the_cast_is_the_reference_rounded_once(name, dtype, triton_device):
     assert torch.equal(decoded.cpu(), dequantize(w, dtype))
 
 
+@pytest.mark.parametrize("name", BOOKS)
+def test_the_cast_of_double_quantized_scales_is_the_reference_too(name, triton_device):
+    from kernels.triton_impl.cast import cast_weight
+
+    w, x = random_weight(48, 384, name, double_quant=True), random_input(1, 384, torch.bfloat16)
+    decoded = cast_weight(w.to(triton_device), x.to(triton_device))
+    assert torch.equal(decoded.cpu(), dequantize(w, torch.bfloat16))
+
+
 def test_every_fp8_value_decodes(triton_device):
     from kernels.triton_impl.cast import cast_weight
 
