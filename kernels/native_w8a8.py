@@ -27,8 +27,8 @@ LEAST_ABSMAX = 2.0**-100
 _INT8_LEAST_ROWS = 32
 _ROW_STEP = 16
 _MULTIPLE = {torch.int8: 8, torch.float8_e4m3fn: 16}
-# Elements of the result. On an H200 (2026-11-22) row-wise products won from 128 rows at 28672x4096, and nowhere up to 256
-# rows at smaller weights.
+# Elements of the result. On an H200 (2026-11-22) row-wise products won from 128 rows at 28672x4096, and nowhere up to
+# 256 rows at smaller weights.
 _MOST_UNSCALED = 1 << 21
 _OPERATION = {torch.int8: "torch._int_mm", torch.float8_e4m3fn: "torch._scaled_mm"}
 

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from profiler.cli_errors import EXIT_CHECK_FAILED, STOP_SIGNALS, FrontDoor, MissingHardwareError
+from profiler.cli_runs import app as runs
 
 _TABLE_WIDTH = 120
 
@@ -236,6 +237,8 @@ def doctor(
     if any(check.status == "missing" for check in checks):
         raise typer.Exit(EXIT_CHECK_FAILED)
 
+
+app.add_typer(runs, name="runs")
 
 _Choice = TypeVar("_Choice", bound=Enum)
 

@@ -85,7 +85,8 @@ home folder as `~` and the working folder as `.`; user and host names are not st
 
 ## Schema version
 
-This program writes and reads `schema_version` {SCHEMA_VERSION}, and refuses every other. It is separate
+This program writes `schema_version` {SCHEMA_VERSION}, brings older records up to it when it reads them, and refuses
+newer ones. It is separate
 from the program's version. A new field has a default, so that records written before it can still be read;
 an older program refuses a record with a field that it does not know. A change that older readers would
 misread raises the version.

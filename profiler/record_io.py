@@ -18,8 +18,9 @@ from typing import BinaryIO
 
 from pydantic import ValidationError
 
+from profiler.record_migrate import migrate
 from profiler.record_samples import SAMPLE, Sample
-from profiler.record_schema import SCHEMA_VERSION, RunRecord
+from profiler.record_schema import RunRecord
 
 RECORD_FILE = "run.json"
 SAMPLES_FILE = "samples.jsonl"
@@ -76,7 +77,7 @@ def load_record(path: str | Path) -> RunRecord:
         The record.
 
     Raises:
-        RecordError: there is no run, it is of another schema version, or it is damaged.
+        RecordError: there is no run, its schema version is newer or unknown, or it is damaged.
     """
     file = _folder(path) / RECORD_FILE
     try:
@@ -87,9 +88,10 @@ def load_record(path: str | Path) -> RunRecord:
         ) from error
     except ValueError as error:
         raise RecordError(f"{file} is not JSON: {error}") from error
-    version = fields.get("schema_version") if isinstance(fields, dict) else None
-    if version != SCHEMA_VERSION:
-        raise RecordError(f"{file} has schema_version={version}, this program reads {SCHEMA_VERSION}")
+    try:
+        fields = migrate(fields if isinstance(fields, dict) else {})
+    except ValueError as error:
+        raise RecordError(f"{file}: {error}") from error
     try:
         return RunRecord.model_validate(fields)
     except ValidationError as error:
@@ -143,7 +145,7 @@ def load_run(path: str | Path) -> tuple[RunRecord, list[Sample]]:
         The record and its samples.
 
     Raises:
-        RecordError: the run cannot be read, is of another schema version, or is damaged.
+        RecordError: the run cannot be read, has a newer or unknown schema version, or is damaged.
     """
     return load_record(path), list(iter_samples(path))
 

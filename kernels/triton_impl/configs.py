@@ -49,8 +49,8 @@ def config_for(fmt: Format, m: int, n: int, k: int) -> Config:
 
 
 # (block_m, tiles, split_k, num_warps, num_stages), the default first: the fastest of these on an H200 (2026-11-22,
-# triton 3.6). Narrow weights need small tiles to reach every multiprocessor, and deep ones more warps along k; wide ones
-# save instructions and reads of x with large tiles.
+# triton 3.6). Narrow weights need small tiles to reach every multiprocessor, deep ones more warps along k, and wide
+# ones save instructions and reads of x with large tiles.
 _Choice = tuple[int, int, int, int, int]
 _ROWS_8: dict[str, tuple[_Choice, ...]] = {
     "narrow": ((8, 1, 8, 8, 3), (8, 1, 4, 4, 4), (8, 1, 16, 16, 2)),
