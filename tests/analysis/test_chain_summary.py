@@ -233,3 +233,22 @@ def test_table_prints_every_figure(summary) -> None:
     ):
         assert part in text, part
     assert "unfused_nf4" not in text, "replayed rows stay in the record where rows ran free"
+
+
+def test_a_native_8_bit_kernel_casts_x_in_ranges_of_its_own():
+    rows = [row("bf16", "replay"), row("native_int8", "replay"), row("null_int8", "replay")]
+    samples = [
+        *hops("bf16", "replay", BASE_S),
+        *hops("native_int8", "replay", FUSED_S),
+        *hops("null_int8", "replay", NULL_S),
+        *ranges("bf16", BASE_S),
+        *ranges("native_int8", 0.010, cast_s=0.002),
+        *ranges("unfused_int8", 0.020, cast_s=0.015),
+        *ranges("null_int8", NULL_S),
+    ]
+    made = summarise(rows, samples, baseline="bf16", seed=0)
+    native = next(r for r in made.rows if r.kernel == "native_int8")
+    assert native.cast_ms_p50 == pytest.approx(2.0) and native.comp_ms_p50 == pytest.approx(8.0)
+    assert native.cor_direct == pytest.approx(0.25)
+    assert native.comp_from_null_ms is None and native.cast_from_null_ms is None
+    assert "decoding costs" not in (native.verdict_reason or "")
