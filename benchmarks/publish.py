@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from analysis.chain_picture import draw_chain
+from benchmarks.sweep_tables import floor_table, shapes_of, speedup_table
 from profiler.record import RunRecord, VariantResult, list_runs, load_record, load_run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,6 +38,26 @@ def published_run(folder: str, *, batch_size: int) -> Path:
     if not runs:
         raise ValueError(f"no chain run with batch_size={batch_size} under {RESULTS.name}/{folder}")
     return max(runs, key=lambda path: path.name)
+
+
+def published_sweep(folder: str) -> Path:
+    """The committed sweep of a machine with the most rows, the latest where several have as many.
+
+    Raises:
+        ValueError: there is none.
+    """
+    runs = [path for path in list_runs(RESULTS / folder) if load_record(path).kind == "sweep"]
+    if not runs:
+        raise ValueError(f"no sweep under {RESULTS.name}/{folder}")
+    return max(runs, key=lambda path: (len(load_record(path).results), path.name))
+
+
+def sweep_tables(path: Path, *, largest_only: bool) -> str:
+    """Times of a sweep by shape, and the share of the bandwidth floor at one row of x."""
+    record = load_record(path)
+    shapes = shapes_of(record)
+    parts = [speedup_table(record, shape) for shape in (shapes[:1] if largest_only else shapes)]
+    return "\n\n".join([*parts, floor_table(record, 1), _source(record, path)])
 
 
 def chain_table(path: Path) -> str:
@@ -104,8 +125,9 @@ def _source(record: RunRecord, path: Path) -> str:
     versions = ", ".join(
         f"{name} {environment.versions[name]}" for name in ("torch", "triton") if name in environment.versions
     )
+    batch = f"batch {record.arguments['batch_size']}; " if record.kind == "chain" else ""
     return (
-        f"{machine}; {versions}; batch {record.arguments.get('batch_size')}; {record.created_utc:%Y-%m-%d}; "
+        f"{machine}; {versions}; {batch}{record.created_utc:%Y-%m-%d}; "
         f"record `{path.relative_to(ROOT).as_posix()}`."
     )
 
