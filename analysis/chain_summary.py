@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from analysis.si import IndexValue, e_si, s_si_linear, si_linear, t_si
+from analysis.si import IndexValue, caes, e_si, s_si_linear, si_linear, t_si
 from analysis.stats import (
     Interval,
     bootstrap_interval,
@@ -36,6 +36,7 @@ from profiler.record import (
 )
 
 _MS = 1e3
+_J_PER_KWH = 3.6e6
 _SAMPLES_FOR_AN_INTERVAL = 2
 
 
@@ -53,7 +54,13 @@ class ChainSummary:
 
 
 def summarise(
-    rows: Sequence[VariantResult], samples: Sequence[Sample], *, baseline: str, seed: int
+    rows: Sequence[VariantResult],
+    samples: Sequence[Sample],
+    *,
+    baseline: str,
+    seed: int,
+    grid_kgco2e_per_kwh: float | None = None,
+    throttled: bool = False,
 ) -> ChainSummary:
     """Derive a chain's figures.
 
@@ -62,18 +69,38 @@ def summarise(
         samples: all samples of the run.
         baseline: the reference kernel.
         seed: of the bootstrap intervals.
+        grid_kgco2e_per_kwh: carbon intensity of the grid for CAES; None leaves CAES out.
+        throttled: the GPU lowered its clocks during the run, which the verdicts then say.
 
     Returns:
         The completed rows in the order given, and the derived figures.
     """
-    return _Summary(rows, samples, baseline, seed).complete()
+    summary = _Summary(rows, samples, baseline, seed, throttled=throttled).complete()
+    if grid_kgco2e_per_kwh is None:
+        return summary
+    return replace(summary, rows=[_with_caes(row, grid_kgco2e_per_kwh) for row in summary.rows])
+
+
+def _with_caes(row: VariantResult, grid_kgco2e_per_kwh: float) -> VariantResult:
+    """The row with chi = E_q gamma in kgCO2e, E_q in kWh because the intensity is per kWh."""
+    if row.energy_j_per_query is None:
+        return row
+    chi = caes(row.energy_j_per_query / _J_PER_KWH, grid_kgco2e_per_kwh)
+    return row.model_copy(update={"caes_kgco2e_per_query": chi})
 
 
 class _Summary:
     def __init__(
-        self, rows: Sequence[VariantResult], samples: Sequence[Sample], baseline: str, seed: int
+        self,
+        rows: Sequence[VariantResult],
+        samples: Sequence[Sample],
+        baseline: str,
+        seed: int,
+        *,
+        throttled: bool = False,
     ) -> None:
         self._rows = rows
+        self._throttled = throttled
         self._baseline = baseline
         self._seed = seed
         self._hops: dict[tuple[str, str], dict[tuple[int, int, int], float]] = defaultdict(dict)
@@ -268,12 +295,19 @@ class _Summary:
         reasons = []
         ratio = self._ratio_to_baseline(row.kernel)
         if ratio is not None:
-            time = judge_time(ratio, self._waterfall(row.kernel), reference=self._baseline)
+            time = judge_time(
+                ratio, self._waterfall(row.kernel), reference=self._baseline, throttled=self._throttled
+            )
             fields["verdict_time"] = _verdict(time.verdict)
             reasons.append(time.reason)
         energy_ratio = self._energy_ratio(row.kernel) if row.mode == "generate" else None
         if energy_ratio is not None:
-            energy = judge_energy(energy_ratio, hli=row.energy_source == "hli", reference=self._baseline)
+            energy = judge_energy(
+                energy_ratio,
+                hli=row.energy_source == "hli",
+                reference=self._baseline,
+                throttled=self._throttled,
+            )
             fields["verdict_energy"] = _verdict(energy.verdict)
             reasons.append(f"Energy: {energy.reason}")
         return fields | ({"verdict_reason": ". ".join(reasons)} if reasons else {})

@@ -11,13 +11,13 @@ from pydantic import JsonValue
 from benchmarks.bandwidth import Bandwidth, measure_bandwidth
 from benchmarks.cell import CellResult, run_cell
 from benchmarks.machine import Target
-from benchmarks.nvtx_ranges import nvtx_ranges
 from benchmarks.plan import Shape, SweepPlan
 from benchmarks.rows import Context, unmeasured_row
 from benchmarks.stock import DTYPE, make_stocks
 from benchmarks.variants import Variant
 from benchmarks.weights import random_x
-from kernels.ranges import RangeHook
+from kernels.ranges import NO_RANGES, RangeHook
+from profiler.nvtx import open_range, ranges_on
 from profiler.record import KernelSample, SweepRow
 
 CellKey = tuple[int, int, int]
@@ -102,7 +102,7 @@ def run_sweep(
     outcome = SweepOutcome()
     try:
         runnable, reasons = _available(plan, target)
-        ranges = nvtx_ranges(on_cuda=target.is_cuda)
+        ranges = open_range if ranges_on() else NO_RANGES
         job = _Job(plan, target, earlier or {}, outcome, runnable, reasons, ranges, on_progress, on_cell)
         on_progress(0.0, "read bandwidth")
         outcome.bandwidth = bandwidth(target)

@@ -6,18 +6,20 @@ Exit codes: 0 done, 1 a check failed or a record could not be written, 2 bad arg
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from profiler.cli_errors import EXIT_CHECK_FAILED, STOP_SIGNALS, FrontDoor, MissingHardwareError
+from profiler.cli_fit import fit_command
 from profiler.cli_runs import app as runs
 
 _TABLE_WIDTH = 120
@@ -96,6 +98,16 @@ def chain(
     tdp_w: Annotated[
         float | None, typer.Option(help="TDP for an energy estimate where no counter is readable, W.")
     ] = None,
+    energy_windows: Annotated[
+        int,
+        typer.Option(
+            help="Windows of 5 s that an energy counter gets per kernel at least; 0: none are filled, for a quick look."
+        ),
+    ] = 3,
+    grid_intensity: Annotated[
+        float | None,
+        typer.Option("--grid-intensity", help="Carbon intensity of the grid for CAES, kgCO2e/kWh."),
+    ] = None,
     threads: Annotated[
         int | None,
         typer.Option(
@@ -129,6 +141,8 @@ def chain(
         group_size=group_size,
         double_quant=double_quant,
         ablation_problems=ablation,
+        energy_windows=energy_windows,
+        grid_kgco2e_per_kwh=grid_intensity,
     )
     _check_one_of("device", device, ("auto", "cpu", "cuda"))
     _check_one_of("weights", weights, ("real", "random"))
@@ -162,6 +176,40 @@ def sweep(context: typer.Context) -> None:
     with command.make_context("sweep", list(context.args), parent=context.parent) as inner:
         check_out(inner.params["out"])
         command.invoke(inner)
+
+
+@app.command()
+def trace(
+    context: typer.Context,
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="read FILE | -- COMMAND", help="A trace to read, or a command of qt-profile to trace."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder that a new trace is written into.")] = Path("runs"),
+    fallback: Annotated[
+        bool, typer.Option("--fallback", help="Without nsys, trace by torch.profiler (Chrome, Perfetto).")
+    ] = False,
+    png: Annotated[Path | None, typer.Option(help="Draw a timeline of two hops into this file.")] = None,
+    domain: Annotated[
+        str | None,
+        typer.Option(help="NVTX domain to read, or all; qt-profile by default, where the trace has it."),
+    ] = None,
+    layers: Annotated[bool, typer.Option("--layers", help="Show every decoder layer by itself.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+) -> None:
+    """Run a command under Nsight Systems, or read such a trace: kernels, device time, gaps, tau_cast, tau_comp.
+
+    Exit codes: 0 done, 1 nsys failed, 2 bad arguments or a file that is no trace, 3 nsys is not here; otherwise
+    that of the command.
+    """
+    from profiler.cli_trace import TraceJob, run_trace
+
+    root: Any = context.find_root().command
+    job = TraceJob(tuple(words), out, fallback, png, domain, layers, as_json)
+    here = functools.partial(root.main, prog_name="qt-profile", standalone_mode=False)
+    raise typer.Exit(run_trace(job, root.list_commands(context), here))
 
 
 @app.command()
@@ -239,6 +287,7 @@ def doctor(
 
 
 app.add_typer(runs, name="runs")
+app.command("fit")(fit_command)
 
 _Choice = TypeVar("_Choice", bound=Enum)
 

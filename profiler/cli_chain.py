@@ -151,7 +151,14 @@ def _record(
 
     spec = job.spec
     environment = capture_environment(sys.argv)
-    summary = summarise(outcome.rows, outcome.samples, baseline=spec.baseline, seed=spec.seed)
+    summary = summarise(
+        outcome.rows,
+        outcome.samples,
+        baseline=spec.baseline,
+        seed=spec.seed,
+        grid_kgco2e_per_kwh=spec.grid_kgco2e_per_kwh,
+        throttled=any(state.throttled for state in outcome.gpu_states),
+    )
     warnings = [*outcome.warnings, f"energy: {meter.reason}"]
     if skipped:
         reasons = "; ".join(f"{line.position}: {line.reason}" for line in skipped[:3])
@@ -175,6 +182,7 @@ def _record(
             "problem_count": problem_count,
         },
         results=list(summary.rows),
+        gpu_states=outcome.gpu_states,
         derived=summary.derived,
         warnings=warnings,
         error=None if outcome.failure is None else _failure_sentence(outcome.failure),

@@ -11,7 +11,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from profiler.record import RecordError, RunRecord, VariantResult, iter_samples, list_runs, load_record
+from profiler.record import (
+    EnergyRow,
+    RecordError,
+    RunRecord,
+    VariantResult,
+    iter_samples,
+    list_runs,
+    load_record,
+)
 
 _TABLE_WIDTH = 150
 _MOST_ROWS = 40
@@ -138,6 +146,9 @@ def _results(record: RunRecord) -> Table:
     if record.kind == "chain":
         for heading in ("kernel", "mode", "hop_ms_p50", "accuracy", "energy_j_per_query", "verdict"):
             table.add_column(heading)
+    elif record.kind == "energy":
+        for heading in ("load", "n x k, m", "power_w", "energy_j_per_unit", "unit", "energy_source"):
+            table.add_column(heading)
     else:
         for heading in ("kernel", "implementation", "n x k", "m", "time_us_p50", "speedup_p50", "gate"):
             table.add_column(heading)
@@ -146,6 +157,9 @@ def _results(record: RunRecord) -> Table:
         if isinstance(row, VariantResult):
             judged = row.verdict_reason
             cells = (row.kernel, row.mode, row.hop_ms_p50, row.accuracy, row.energy_j_per_query, judged)
+        elif isinstance(row, EnergyRow):
+            size = None if row.n is None else f"{row.n} x {row.k}, {row.m}"
+            cells = (row.load, size, row.power_w, row.energy_j_per_unit, row.unit, row.energy_source)
         else:
             size = f"{row.n} x {row.k}"
             cells = (row.kernel, row.implementation, size, row.m, row.time_us_p50, row.speedup_p50, row.gate)

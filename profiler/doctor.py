@@ -15,17 +15,21 @@ from typing import Any, Literal
 from profiler.energy import TDP_VARIABLE, best_meter
 from profiler.environment import SOURCE_ROOT, distribution_version
 from profiler.hardware import find_gpu
+from profiler.nsys import INSTALL, NsysMissingError, find_nsys
 from profiler.nvml import Nvml, NvmlUnavailableError
 from profiler.rapl import POWERCAP, READ_PERMISSION_FIX, RaplUnavailableError, find_zones
 
 Status = Literal["ok", "missing", "warn"]
 
 _LEAST_FREE_BYTES = 1 << 30
-_NSIGHT = {
-    "nsys": "install Nsight Systems from developer.nvidia.com/nsight-systems",
-    "ncu": "install Nsight Compute from developer.nvidia.com/nsight-compute",
+_NSIGHT_COMPUTE = "install Nsight Compute from developer.nvidia.com/nsight-compute"
+_PEERS = {
+    "bitsandbytes": "bitsandbytes",
+    "gemlite": "gemlite",
+    "torchao": "torchao",
+    "gptqmodel": "gptqmodel",
+    "cupy": "cupy-cuda13x",
 }
-_PEERS = {"bitsandbytes": "bitsandbytes", "gptqmodel": "gptqmodel", "cupy": "cupy-cuda13x"}
 
 
 @dataclass(frozen=True)
@@ -160,11 +164,14 @@ def _energy() -> Check:
 
 
 def _tools() -> Iterator[Check]:
-    for tool, fix in _NSIGHT.items():
-        if shutil.which(tool) is None:
-            yield Check(tool, "missing", "not on PATH", fix)
-        else:
-            yield Check(tool, "ok", "on PATH")
+    try:
+        yield Check("nsys", "ok", f"{find_nsys().name}, for qt-profile trace")
+    except NsysMissingError:
+        yield Check("nsys", "missing", "neither on PATH nor where NVIDIA's installers put it", INSTALL)
+    if shutil.which("ncu") is None:
+        yield Check("ncu", "missing", "not on PATH", _NSIGHT_COMPUTE)
+    else:
+        yield Check("ncu", "ok", "on PATH")
 
 
 def _peers() -> Iterator[Check]:

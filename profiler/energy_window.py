@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from profiler.nvml_counter import Tick
 from profiler.record_types import EnergySource, is_energy_estimate
 
 SHORTEST_WINDOW_S = 5.0
-"""A window should last at least this long: an end that is off by one 100 ms tick is then worth 2 %."""
+"""A window by a counter that ticks every 100 ms lasts at least this long: one tick is then worth 2 %."""
+
+KeepBusy = Callable[[], object]
+"""Called again and again while a meter waits for a tick, so that the device stays loaded."""
 
 
 @dataclass(frozen=True)
@@ -19,13 +24,15 @@ class EnergyWindow:
     """Clock at the start, ns."""
     counters_j: tuple[float, ...]
     """Counters at the start, J; empty for meters without any."""
-    notes: tuple[str, ...] = ()
-    """Doubts about the start, for the reading's detail."""
+    ticks: tuple[Tick, ...] = ()
+    """The ticks at which counters that tick were read."""
+    trouble: str | None = None
+    """Why the counters are no use, in a sentence."""
 
 
 @dataclass(frozen=True)
 class EnergyReading:
-    """The energy of one window."""
+    """The energy of one window: the figure to use, and every figure that could be had beside it."""
 
     energy_j: float | None
     """Joules of the window, idle power included; None when there is no source."""
@@ -37,12 +44,22 @@ class EnergyReading:
     """Power before the run with the context alive, W; None when it was not measured."""
     detail: str
     """Counters used and doubts about them."""
+    error_j: float | None = None
+    """Most that the counter's ticks can put energy_j off, J; None for sources without ticks."""
+    counter_j: float | None = None
+    """Joules by the hardware's energy counter; None where there is none or it failed."""
+    polled_j: float | None = None
+    """Joules by integrating polled power; None where it cannot be polled."""
+    hli_j: float | None = None
+    """The paper's estimate, TDP times time, J; None where no TDP is known."""
 
     def __post_init__(self) -> None:
-        if self.energy_j is not None and not 0 <= self.energy_j < float("inf"):
-            raise ValueError(
-                f"energy_j={self.energy_j:g} of a window of duration_s={self.duration_s:g} is not an energy"
-            )
+        for name in ("energy_j", "counter_j", "polled_j", "hli_j", "error_j"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < float("inf"):
+                raise ValueError(
+                    f"{name}={value:g} of a window of duration_s={self.duration_s:g} is not an energy"
+                )
         if self.duration_s < 0:
             raise ValueError(f"duration_s={self.duration_s:g} is negative")
 
@@ -63,12 +80,12 @@ class EnergyMeter(Protocol):
     """Anything that turns a window of time into joules.
 
     ``window = meter.begin()`` ... ``reading = meter.end(window)``; the caller synchronises the device before
-    both calls. Windows may overlap.
+    both calls, or keeps it loaded through both with ``keep_busy``. Windows may overlap.
     """
 
     @property
     def source(self) -> EnergySource:
-        """Where the joules come from."""
+        """Where the joules come from, as long as nothing fails."""
         ...
 
     @property
@@ -81,26 +98,36 @@ class EnergyMeter(Protocol):
         """Why this meter was chosen, in a sentence."""
         ...
 
-    def begin(self) -> EnergyWindow:
-        """Start a window."""
+    @property
+    def shortest_window_s(self) -> float:
+        """How long a window must last for a figure, s; 0 where any length will do."""
         ...
 
-    def end(self, window: EnergyWindow) -> EnergyReading:
+    def begin(self, keep_busy: KeepBusy | None = None) -> EnergyWindow:
+        """Start a window.
+
+        Args:
+            keep_busy: called while the meter waits for a tick.
+        """
+        ...
+
+    def end(self, window: EnergyWindow, keep_busy: KeepBusy | None = None) -> EnergyReading:
         """End a window.
 
         Args:
             window: what :meth:`begin` returned.
+            keep_busy: called while the meter waits for a tick; what it does belongs to the window.
 
         Returns:
             The energy since then.
         """
         ...
 
-    def measure_idle(self, duration_s: float = SHORTEST_WINDOW_S) -> float | None:
+    def measure_idle(self, duration_s: float | None = None) -> float | None:
         """Measure power at rest and put it into later readings.
 
         Args:
-            duration_s: how long to rest, s.
+            duration_s: how long to rest, s; by default the shortest window.
 
         Returns:
             Idle power, W; None for a meter that measures nothing.

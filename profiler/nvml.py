@@ -7,13 +7,46 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
+
+POWER_INSTANT = 186
+"""NVML's field of the power drawn now, mW; the usual power call averages over 1 s on Ampere and newer."""
+
+VIOLATION_FIELDS: Mapping[str, int] = MappingProxyType(
+    {
+        "power_cap": 74,
+        "thermal": 75,
+        "sync_boost": 76,
+        "board_limit": 77,
+        "reliability": 79,
+        "sw_thermal": 269,
+        "hw_thermal": 270,
+        "hw_power_brake": 271,
+    }
+)
+"""NVML's fields of the time for which clocks were held down since the driver was loaded, ns, by reason."""
+
+_NO_PERMISSION, _GPU_IS_LOST, _RESET_REQUIRED = 4, 15, 16
+_VALUE_MEMBERS = {0: "dVal", 1: "uiVal", 2: "ulVal", 3: "ullVal", 4: "sllVal", 5: "siVal"}
 
 
 class NvmlUnavailableError(RuntimeError):
     """NVML or one of its counters cannot be used here; the message says why in one sentence."""
+
+
+class NvmlPermissionError(NvmlUnavailableError):
+    """The driver does not let this user read a counter."""
+
+
+class GpuLostError(NvmlUnavailableError):
+    """The GPU fell off the bus or needs a reset."""
+
+
+class MigError(NvmlUnavailableError):
+    """The GPU is split by MIG, so the card's counters count the neighbours' work too."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +106,7 @@ class Nvml:
             list ends at the first entry that names no GPU.
 
         Raises:
-            NvmlUnavailableError: an entry is a MIG slice, whose card's counters also count its neighbours.
+            MigError: an entry is a MIG slice, whose card's counters also count its neighbours.
         """
         text = os.environ.get("CUDA_VISIBLE_DEVICES")
         if text is None:
@@ -128,12 +161,59 @@ class Nvml:
             The counter in joules (NVML counts millijoules).
 
         Raises:
-            NvmlUnavailableError: the GPU has no such counter (before Volta) or is lost.
+            NvmlUnavailableError: the GPU has no such counter (before Volta), is lost, or may not be read.
         """
         try:
             return float(self._library.nvmlDeviceGetTotalEnergyConsumption(gpu.handle)) / 1e3
         except self._library.NVMLError as error:
-            raise NvmlUnavailableError(f"{gpu.name} has no readable energy counter ({error})") from error
+            raise _named(gpu, "energy counter", error) from error
+
+    def power_w(self, gpu: NvmlGpu) -> float:
+        """Power that a GPU draws now, not averaged.
+
+        Args:
+            gpu: one of this host's GPUs.
+
+        Returns:
+            The power in W.
+
+        Raises:
+            NvmlUnavailableError: the GPU does not offer it, is lost, or may not be read.
+        """
+        power_mw = self._fields(gpu, (POWER_INSTANT,), "instantaneous power").get(POWER_INSTANT)
+        if power_mw is None:
+            raise NvmlUnavailableError(f"{gpu.name} has no readable instantaneous power (Not Supported)")
+        return power_mw / 1e3
+
+    def violation_s(self, gpu: NvmlGpu) -> dict[str, float]:
+        """Time for which a GPU's clocks were held down since its driver was loaded.
+
+        Args:
+            gpu: one of this host's GPUs.
+
+        Returns:
+            Seconds by reason; without the reasons that this GPU does not count.
+        """
+        try:
+            counted = self._fields(gpu, tuple(VIOLATION_FIELDS.values()), "violation counters")
+        except NvmlUnavailableError:
+            return {}
+        return {name: counted[key] / 1e9 for name, key in VIOLATION_FIELDS.items() if key in counted}
+
+    def refuse_mig(self, gpu: NvmlGpu) -> None:
+        """Refuse a card that is split into MIG slices, however the slice was chosen.
+
+        Args:
+            gpu: one of this host's GPUs.
+
+        Raises:
+            MigError: MIG is on.
+        """
+        modes = self.query("nvmlDeviceGetMigMode", gpu)
+        if modes is not None and modes[0] == 1:
+            raise MigError(
+                f"{gpu.name} {gpu.uuid} is split by MIG, and the energy counter is the whole card's"
+            )
 
     def driver_version(self) -> str:
         """Version of the NVIDIA driver."""
@@ -158,6 +238,21 @@ class Nvml:
         except self._library.NVMLError:
             return None
 
+    def _fields(self, gpu: NvmlGpu, keys: Sequence[int], what: str) -> dict[int, float]:
+        """Field values in NVML's unit by key, without those that this GPU does not offer."""
+        getter = getattr(self._library, "nvmlDeviceGetFieldValues", None)
+        if getter is None:
+            raise NvmlUnavailableError(f"this nvidia-ml-py cannot read the {what} of {gpu.name}")
+        try:
+            values = getter(gpu.handle, list(keys))
+        except self._library.NVMLError as error:
+            raise _named(gpu, what, error) from error
+        return {
+            int(value.fieldId): float(getattr(value.value, _VALUE_MEMBERS[int(value.valueType)]))
+            for value in values
+            if int(value.nvmlReturn) == 0 and int(value.valueType) in _VALUE_MEMBERS
+        }
+
     def _gpu(self, index: int) -> NvmlGpu:
         handle = self._library.nvmlDeviceGetHandleByIndex(index)
         name = self._library.nvmlDeviceGetName(handle)
@@ -165,9 +260,18 @@ class Nvml:
 
     def _entry(self, entry: str) -> NvmlGpu | None:
         if entry.startswith("MIG-"):
-            raise NvmlUnavailableError(f"{entry} is a MIG slice, and the energy counter is the whole card's")
+            raise MigError(f"{entry} is a MIG slice, and the energy counter is the whole card's")
         if entry.isdecimal():
             index = int(entry)
             return self.gpus[index] if index < len(self.gpus) else None
         matches = [gpu for gpu in self.gpus if entry.startswith("GPU-") and gpu.uuid.startswith(entry)]
         return matches[0] if len(matches) == 1 else None
+
+
+def _named(gpu: NvmlGpu, what: str, error: Exception) -> NvmlUnavailableError:
+    code = getattr(error, "value", None)
+    if code == _NO_PERMISSION:
+        return NvmlPermissionError(f"the {what} of {gpu.name} {gpu.uuid} may not be read ({error})")
+    if code in (_GPU_IS_LOST, _RESET_REQUIRED):
+        return GpuLostError(f"{gpu.name} {gpu.uuid} is lost ({error})")
+    return NvmlUnavailableError(f"{gpu.name} has no readable {what} ({error})")

@@ -3,9 +3,10 @@
 A run is a folder ``<dir>/<utc>-<slug>/`` with ``run.json`` (:class:`RunRecord`) and ``samples.jsonl`` (a
 sample a line). Records check themselves: a failed run cannot carry results, and a share outside 0..1 or a
 negative time cannot be built. This module is the front of ``record_types``, ``record_results``,
-``record_samples``, ``record_schema`` and ``record_io``.
+``record_energy``, ``record_samples``, ``record_schema`` and ``record_io``.
 """
 
+from profiler.record_energy import EnergyRow, GpuRunState
 from profiler.record_io import (
     RecordError,
     iter_samples,
@@ -20,6 +21,7 @@ from profiler.record_samples import (
     EnergySample,
     HopSample,
     KernelSample,
+    LoadEnergySample,
     QuerySample,
     RangeSample,
     Sample,
@@ -31,12 +33,15 @@ __all__ = [
     "SCHEMA_VERSION",
     "Agreement",
     "AgreementSample",
+    "EnergyRow",
     "EnergySample",
     "EnergySource",
     "Environment",
+    "GpuRunState",
     "GpuState",
     "HopSample",
     "KernelSample",
+    "LoadEnergySample",
     "Mode",
     "Proportion",
     "QuerySample",

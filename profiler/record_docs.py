@@ -17,11 +17,14 @@ from profiler.record import (
     SCHEMA_VERSION,
     Agreement,
     AgreementSample,
+    EnergyRow,
     EnergySample,
     Environment,
+    GpuRunState,
     GpuState,
     HopSample,
     KernelSample,
+    LoadEnergySample,
     Proportion,
     QuerySample,
     RangeSample,
@@ -34,10 +37,12 @@ RECORD_MODELS: tuple[type[BaseModel], ...] = (
     RunRecord,
     Environment,
     GpuState,
+    GpuRunState,
     VariantResult,
     Proportion,
     Agreement,
     SweepRow,
+    EnergyRow,
 )
 """Models of ``run.json``, in the page's order."""
 
@@ -47,6 +52,7 @@ SAMPLE_MODELS: tuple[type[BaseModel], ...] = (
     RangeSample,
     AgreementSample,
     EnergySample,
+    LoadEnergySample,
     KernelSample,
 )
 """Models of the lines of ``samples.jsonl``, in the page's order."""
@@ -55,8 +61,8 @@ _HEAD = f"""\
 # Run records
 
 Written by `python -m profiler.record_docs > docs/records.md` from the models in
-`profiler/record_results.py`, `profiler/record_samples.py`, `profiler/record_schema.py` and
-`profiler/record_types.py`. Edit their docstrings, not this page.
+`profiler/record_results.py`, `profiler/record_energy.py`, `profiler/record_samples.py`,
+`profiler/record_schema.py` and `profiler/record_types.py`. Edit their docstrings, not this page.
 
 ## A run is a folder
 
@@ -95,8 +101,9 @@ misread raises the version.
 
 * A `failed` run has an `error` and no `results`; a `complete` run has results and no error; an
   `interrupted` run keeps what was measured.
-* A chain holds rows of type `variant`, a sweep rows of type `sweep`.
-* Joules come with their source; `hli` and `fake` are no measurements.
+* A chain holds rows of type `variant`, a sweep rows of type `sweep`, an energy run rows of type `energy`.
+* Joules come with their source; `hli` and `fake` are no measurements. An energy row has joules or a reason in
+  `not_measured`.
 * `accuracy` is `correct` over `problems`; intervals are ordered; a median is not above the 95th percentile.
 * A sweep row has a time or a reason in `not_measured`, and a time only if the correctness gate passed or
   the kernel's output has no meaning.
@@ -112,6 +119,8 @@ plan with its defaults filled in, and `given`, the arguments as they were typed.
 | chain | `baseline` | name of the reference kernel |
 | chain | `waterfall` | by kernel: `reference_ms`, `saving_ms`, `exposed_cast_ms`, `variant_ms`, of median hops |
 | chain | `mcnemar` | by kernel: `problems`, `only_baseline`, `only_variant`, `p_value` of the exact test |
+| energy | `counter_tick_s`, `counter_tick_spread_s` | period of NVML's counter as measured, its largest deviation, s |
+| energy | `agreement_share`, `repeat_share` | bounds of `benchmarks.energy_check` |
 | sweep | `device`, `cache_bytes` | name of the device; cache that the copies of a weight must outgrow, bytes |
 | sweep | `tau` | τ_cast and τ_comp by kernel, m, n and k, microseconds, with 95 % intervals and the method |
 | sweep | `read_bandwidth` | bandwidth measured in this run, GB/s, with its samples |

@@ -111,7 +111,23 @@ class VariantResult(Strict):
     energy_source: EnergySource | None = None
     """Where the joules come from; ``hli`` is an estimate."""
     energy_detail: str | None = None
-    """What to know about the energy: windows, repeats, why this source."""
+    """What to know about the energy: counters, doubts, why this source."""
+    counter_j_per_query: NonNegative | None = None
+    """Energy per problem by the hardware's energy counter, J; None where there is none or it failed."""
+    polled_j_per_query: NonNegative | None = None
+    """Energy per problem by integrating polled power, J; None where power cannot be polled."""
+    hli_j_per_query: NonNegative | None = None
+    """Energy per problem by the paper's estimate, TDP times time, J; None where no TDP is known."""
+    idle_w: NonNegative | None = None
+    """Power before the run with the context alive, W; None when it was not measured."""
+    active_j_per_query: float | None = None
+    """Energy per problem above idle power, energy minus idle_w times time, J; below zero only by noise."""
+    energy_windows: Count | None = None
+    """Windows behind the energy."""
+    energy_passes: Count | None = None
+    """Passes over a window's problems, all windows together: more than windows where work was repeated."""
+    caes_kgco2e_per_query: NonNegative | None = None
+    """The paper's CAES per problem, energy in kWh times the grid's intensity, kgCO2e; None without an intensity."""
     accuracy: Share | None = None
     """Share of problems answered correctly."""
     accuracy_ci95: ShareInterval | None = None

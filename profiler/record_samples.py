@@ -99,25 +99,57 @@ class AgreementSample(KernelTagged):
     """||variant - baseline|| / ||baseline|| of the logits row."""
 
 
-class EnergySample(KernelTagged):
-    """One energy window."""
+class EnergyWindowTagged(KernelTagged):
+    """What every energy window holds; the caller says what was done in it."""
 
-    type: Literal["energy"] = "energy"
-    """Tells the kinds of sample apart."""
     repeat: Count
     """Window of this variant, from 0."""
-    queries: PositiveCount
-    """Problems finished within the window."""
-    hops: Count | None = None
-    """Hops finished within the window."""
     energy_j: NonNegative | None = None
     """Energy of the window, J; None when there is no source."""
+    energy_error_j: NonNegative | None = None
+    """Most that the counter's ticks can put energy_j off, J; None for sources without ticks."""
     duration_s: NonNegative
     """Length of the window, s."""
     energy_source: EnergySource
     """Where the joules come from."""
+    counter_j: NonNegative | None = None
+    """Energy by the hardware's energy counter, J; None where there is none or it failed."""
+    polled_j: NonNegative | None = None
+    """Energy by integrating polled power, J; None where power cannot be polled."""
+    hli_j: NonNegative | None = None
+    """The paper's estimate, TDP times time, J; None where no TDP is known."""
     idle_w: NonNegative | None = None
     """Power before the run with the context alive, W."""
+    energy_detail: str | None = None
+    """Counters used, doubts about them, and what the figure was downgraded to where one failed."""
+
+
+class EnergySample(EnergyWindowTagged):
+    """One energy window of a chain."""
+
+    type: Literal["energy"] = "energy"
+    """Tells the kinds of sample apart."""
+    queries: PositiveCount
+    """Problems finished within the window, one that was repeated as often as it was."""
+    hops: Count | None = None
+    """Hops finished within the window."""
+    passes: PositiveCount = 1
+    """Passes over the window's problems; more than 1 where they were repeated to fill it."""
+
+
+class LoadEnergySample(EnergyWindowTagged):
+    """One energy window full of repeated work."""
+
+    type: Literal["load_energy"] = "load_energy"
+    """Tells the kinds of sample apart."""
+    m: PositiveCount | None = None
+    """Rows of x; None for a load that is no kernel."""
+    n: PositiveCount | None = None
+    """Out-features."""
+    k: PositiveCount | None = None
+    """In-features."""
+    units: Count
+    """Calls or hops within the window; 0 for idling."""
 
 
 class KernelSample(KernelTagged):
@@ -137,7 +169,9 @@ class KernelSample(KernelTagged):
     """Time of the call, microseconds."""
 
 
-Sample = HopSample | QuerySample | RangeSample | AgreementSample | EnergySample | KernelSample
+Sample = (
+    HopSample | QuerySample | RangeSample | AgreementSample | EnergySample | LoadEnergySample | KernelSample
+)
 """Any line of ``samples.jsonl``."""
 
 SAMPLE: TypeAdapter[Sample] = TypeAdapter(Annotated[Sample, Field(discriminator="type")])

@@ -8,13 +8,14 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field, model_validator
 
+from profiler.record_energy import EnergyRow, GpuRunState
 from profiler.record_results import SweepRow, VariantResult
 from profiler.record_types import Count, Environment, JsonDict, Strict
 
 SCHEMA_VERSION = 1
 """Version of the record's layout; a loader refuses every other."""
 
-Result = Annotated[VariantResult | SweepRow, Field(discriminator="type")]
+Result = Annotated[VariantResult | SweepRow | EnergyRow, Field(discriminator="type")]
 
 _SLUG_LENGTH = 80
 
@@ -46,7 +47,7 @@ class RunRecord(Strict):
     """Layout of this record."""
     run_id: Annotated[str, Field(pattern=r"^\d{8}T\d{6}Z-[a-z0-9._-]+$")]
     """``<utc>-<slug>``, the folder's name; see :func:`new_run_id`."""
-    kind: Literal["chain", "sweep"]
+    kind: Literal["chain", "sweep", "energy"]
     """What was run."""
     status: Literal["complete", "interrupted", "failed"]
     """``interrupted`` keeps what was measured until then; ``failed`` has no results."""
@@ -59,7 +60,9 @@ class RunRecord(Strict):
     arguments: JsonDict
     """Settings after defaults were filled in."""
     results: list[Result] = []
-    """A row per variant (chain) or per kernel and shape (sweep)."""
+    """A row per variant (chain), per kernel and shape (sweep), or per load (energy)."""
+    gpu_states: list[GpuRunState] = []
+    """Each GPU that worked, before and after, and for how long its clocks were held down."""
     derived: JsonDict = {}
     """Figures computed from the samples, with units in their names and intervals beside them."""
     warnings: list[str] = []
@@ -83,7 +86,7 @@ class RunRecord(Strict):
                 raise ValueError(f"a complete run cannot carry an error, but it says {self.error!r}")
             if not self.results:
                 raise ValueError("a complete run must carry results, but 0 are given")
-        row = VariantResult if self.kind == "chain" else SweepRow
+        row = {"chain": VariantResult, "sweep": SweepRow, "energy": EnergyRow}[self.kind]
         strangers = sum(not isinstance(result, row) for result in self.results)
         if strangers:
             raise ValueError(f"{strangers} of {len(self.results)} results are not rows of a {self.kind}")

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
 
-EnergySource = Literal["nvml_counter", "rapl", "hli", "fake", "none"]
-"""Where joules come from: ``nvml_counter`` and ``rapl`` are measured, ``hli`` is TDP x time."""
+EnergySource = Literal["nvml_counter", "nvml_polled", "rapl", "hli", "fake", "none"]
+"""Where joules come from: ``nvml_counter``, ``nvml_polled`` and ``rapl`` are measured, ``hli`` is TDP x time."""
 
 
 def is_energy_estimate(source: EnergySource | None) -> bool:

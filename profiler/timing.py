@@ -1,4 +1,8 @@
-"""Clocks: wall time of hops, time of named ranges, and quantiles of samples."""
+"""The one place that times: hops, named ranges, CUDA graphs, interleaved rounds, and quantiles of samples.
+
+This module is also the front of ``rounds`` and ``graph_timer``. Intervals of ratios are statistics and no clocks:
+``analysis.stats``.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,24 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+
+from profiler.graph_timer import QueuedSteps, TimedGraph
+from profiler.rounds import CALL, Rounds, Rules, Sampler, has_settled, run_rounds
+
+__all__ = [
+    "CALL",
+    "HopTimer",
+    "QueuedSteps",
+    "RangeTimer",
+    "Rounds",
+    "Rules",
+    "Sampler",
+    "TimedGraph",
+    "has_settled",
+    "median",
+    "percentile",
+    "run_rounds",
+]
 
 
 def percentile(samples: Sequence[float], q: float) -> float:

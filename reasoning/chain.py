@@ -1,7 +1,8 @@
 """The chain runner: multi-hop solutions, decoded with one kernel after another, batch by batch.
 
-Every batch of problems goes through all kernels before the next batch starts, in a rotating order, so that drift of the
-machine does not land on one of them. What has been measured survives an interruption.
+Every block of batches goes through all kernels before the next block starts, in a rotating order, so that drift of the
+machine does not land on one of them. A block is one batch, or as many as fill an energy window of the meter. What has
+been measured survives an interruption.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import torch
 
 from kernels.registry import Kernel, get_kernel
 from profiler.energy import EnergyMeter
+from profiler.gpu_watch import GpuWatch, throttling_sentence
+from profiler.nvtx import mark_layers, open_range
 from profiler.record import (
-    EnergySample,
+    GpuRunState,
     HopSample,
     QuerySample,
     Sample,
@@ -22,6 +25,7 @@ from profiler.record import (
 )
 from profiler.timing import HopTimer
 from reasoning.answers import answer_kind, extract_answer, same_answer
+from reasoning.chain_energy import ChainEnergy
 from reasoning.chain_memory import MemoryGauge
 from reasoning.chain_spec import ChainMode, ChainSpec
 from reasoning.decode import BatchTrace, decode_batch, end_tokens, greedy, pad_token
@@ -51,6 +55,7 @@ class ChainOutcome:
         warnings: what makes the numbers less than they seem.
         interrupted: the run was stopped before its end.
         failure: the error that stopped it, such as a full memory; None where it was the user or nothing.
+        gpu_states: the GPU before and after, and for how long its clocks were held down; empty on a CPU.
     """
 
     rows: list[VariantResult] = field(default_factory=list)
@@ -58,6 +63,7 @@ class ChainOutcome:
     warnings: list[str] = field(default_factory=list)
     interrupted: bool = False
     failure: RuntimeError | None = None
+    gpu_states: list[GpuRunState] = field(default_factory=list)
 
 
 @dataclass
@@ -68,8 +74,6 @@ class _Totals:
     tokens: int = 0
     prefill_s: float = 0.0
     decode_s: float = 0.0
-    energy_j: float | None = 0.0
-    energy_detail: str = ""
     peak_bytes: int | None = None
 
 
@@ -80,7 +84,7 @@ class ChainRun:
         spec: what to run.
         loaded: the model; its linears are replaced in place.
         problems: from ``chain_problems.select_problems``.
-        meter: measures the energy of every batch.
+        meter: measures the energy of every block of batches.
         progress: told after every batch.
 
     Raises:
@@ -98,8 +102,8 @@ class ChainRun:
         self.spec = spec
         self.loaded = loaded
         self.problems = problems
-        self.meter = meter
         self.progress = progress
+        self._energy = ChainEnergy(meter, spec.batch_size, fills_windows=spec.energy_windows > 0)
         self.device = loaded.model.device
         self._timer = HopTimer(torch.cuda.synchronize if self.device.type == "cuda" else None)
         self._outcome = ChainOutcome()
@@ -113,6 +117,7 @@ class ChainRun:
             if not runs:
                 raise ValueError(f"{kernel.name} cannot run on {self.device}: {why}")
         self._replacement = self._replace()
+        mark_layers(loaded.model)
         self._memory = MemoryGauge(loaded.model, self._replacement)
 
     def _replace(self) -> Replacement:
@@ -149,12 +154,21 @@ class ChainRun:
         Raises:
             RuntimeError: the device failed (out of memory, say) before anything was measured.
         """
+        # The CUDA context is alive by now, and nothing has run yet.
+        watch = GpuWatch.open() if self.device.type == "cuda" else None
         try:
-            self._warm_up()
-            if self.spec.mode is ChainMode.GENERATE:
-                self._generate_all()
-            if self.spec.ablates:
-                self._replay_all()
+            if self.spec.mode is ChainMode.GENERATE and self.spec.energy_windows:
+                self.progress(0.0, self._work(), "idle power")
+                self._energy.meter.measure_idle()
+            with open_range("chain"):
+                with open_range("warm_up"):
+                    self._warm_up()
+                if self.spec.mode is ChainMode.GENERATE:
+                    with open_range("generate"):
+                        self._generate_all()
+                if self.spec.ablates:
+                    with open_range("replay"):
+                        self._replay_all()
         except KeyboardInterrupt:
             self._outcome.interrupted = True
             self._outcome.warnings.append("interrupted: the figures cover the batches that were finished")
@@ -167,6 +181,10 @@ class ChainRun:
                 "stopped by an error: the figures cover the batches that were finished"
             )
         self._outcome.rows = [self._row(name, mode, t) for (name, mode), t in self._totals.items()]
+        if watch is not None:
+            self._outcome.gpu_states = watch.states()
+            throttled = throttling_sentence(self._outcome.gpu_states)
+            self._outcome.warnings += [] if throttled is None else [throttled]
         return self._outcome
 
     @property
@@ -207,46 +225,89 @@ class ChainRun:
 
     def _generate_all(self) -> None:
         names = self.spec.main_kernels
-        for index, batch in enumerate(self._batches):
-            for name in rotated(names, index):
-                self._generate(get_kernel(name), index, batch)
-                self._advance(len(batch), f"{name} generates")
+        blocks: list[range] = []
+        start = 0
+        while start < len(self._batches):
+            block: range | None = None
+            for name in rotated(names, len(blocks)):
+                block = self._generate(get_kernel(name), start, block)
+                self._advance(sum(len(self._batches[index]) for index in block), f"{name} generates")
+            blocks.append(block or range(start, len(self._batches)))
+            start = blocks[-1].stop
+        # A meter that reads any window as exactly as a long one has nothing to gain from more of them.
+        if self._energy.least_s:
+            self._more_windows(names, blocks)
 
-    def _generate(self, kernel: Kernel, index: int, batch: list[Problem]) -> None:
+    def _more_windows(self, names: Sequence[str], blocks: Sequence[range]) -> None:
+        """Repeat the blocks until every kernel has the windows that an interval needs."""
+        turn = len(blocks)
+        while turn < self.spec.energy_windows:
+            block = blocks[turn % len(blocks)]
+            for name in rotated(names, turn):
+                self._replacement.use(get_kernel(name))
+                window = self._energy.open()
+                hops = self._pass_over(block)
+                while window.is_short:
+                    self._pass_over(block)
+                    window.passes += 1
+                problems = sum(len(self._batches[index]) for index in block)
+                sample = self._energy.add(name, window, window.close(), problems=problems, hops=hops)
+                self._outcome.samples.append(sample)
+                self.progress(self._done, self._work(), f"{name} fills an energy window")
+            turn += 1
+
+    def _pass_over(self, block: range) -> int:
+        """Decode a block's batches for their energy alone; returns the hops."""
+        return sum(len(self._decode(self._batches[i], self.spec.max_new_tokens).hop_s) for i in block)
+
+    def _generate(self, kernel: Kernel, start: int, block: range | None) -> range:
+        """Decode a block of batches within one energy window.
+
+        Args:
+            kernel: what decodes.
+            start: the block's first batch.
+            block: the batches; None to take as many as fill the window, or all that are left.
+
+        Returns:
+            The block, for the other kernels.
+        """
         self._replacement.use(kernel)
         self._memory.start(kernel)
-        window = self.meter.begin()
-        trace = self._decode(batch, limit=self.spec.max_new_tokens)
-        reading = self.meter.end(window)
-        # Scored before anything is counted, so that an interruption cannot leave a batch half counted.
-        queries = [self._query(kernel, p, tokens) for p, tokens in zip(batch, trace.tokens, strict=True)]
+        window = self._energy.open()
+        traces: list[BatchTrace] = []
+        for index in block or range(start, len(self._batches)):
+            traces.append(self._decode(self._batches[index], limit=self.spec.max_new_tokens))
+            if block is None and not window.is_short:
+                break
+        block = range(start, start + len(traces))
+        while window.is_short:
+            self._pass_over(block)
+            window.passes += 1
+        reading = window.close()
+        # Scored before anything is counted, so that an interruption cannot leave a block half counted.
+        batches = [self._batches[index] for index in block]
+        answers = [
+            [self._query(kernel, p, tokens) for p, tokens in zip(batch, trace.tokens, strict=True)]
+            for batch, trace in zip(batches, traces, strict=True)
+        ]
         totals = self._totals.setdefault((kernel.name, ChainMode.GENERATE), _Totals())
-        self._count(totals, batch, trace)
-        totals.peak_bytes = max(totals.peak_bytes or 0, self._memory.peak_bytes(kernel, trace))
-        if reading.energy_j is None or totals.energy_j is None:
-            totals.energy_j = None
-        else:
-            totals.energy_j += reading.energy_j
-        totals.energy_detail = reading.detail
-        size = self.spec.batch_size
-        self._outcome.samples.append(
-            EnergySample(
-                kernel=kernel.name,
-                batch_size=size,
-                repeat=index,
-                queries=len(batch),
-                hops=len(trace.hop_s),
-                energy_j=reading.energy_j,
-                duration_s=reading.duration_s,
-                energy_source=reading.source,
-                idle_w=reading.idle_w,
-            )
+        sample = self._energy.add(
+            kernel.name,
+            window,
+            reading,
+            problems=sum(len(batch) for batch in batches),
+            hops=sum(len(trace.hop_s) for trace in traces),
         )
-        self._add_hops(kernel, ChainMode.GENERATE, 0, index, trace)
-        totals.correct += sum(bool(query.correct) for query in queries)
-        self._outcome.samples.extend(queries)
-        if kernel.name == self.spec.baseline:
-            self._generated[index] = trace.tokens
+        self._outcome.samples.append(sample)
+        for index, batch, trace, queries in zip(block, batches, traces, answers, strict=True):
+            self._count(totals, batch, trace)
+            totals.peak_bytes = max(totals.peak_bytes or 0, self._memory.peak_bytes(kernel, trace))
+            self._add_hops(kernel, ChainMode.GENERATE, 0, index, trace)
+            totals.correct += sum(bool(query.correct) for query in queries)
+            self._outcome.samples.extend(queries)
+            if kernel.name == self.spec.baseline:
+                self._generated[index] = trace.tokens
+        return block
 
     def _query(self, kernel: Kernel, problem: Problem, tokens: list[int]) -> QuerySample:
         text = self.loaded.tokenizer.decode(tokens, skip_special_tokens=True)
@@ -280,7 +341,7 @@ class ChainRun:
             for repeat in range(self.spec.ablation_repeats):
                 for name, trace in replayer.timed(kernels).items():
                     key = (name, ChainMode.REPLAY)
-                    totals = self._totals.setdefault(key, _Totals(energy_j=None))
+                    totals = self._totals.setdefault(key, _Totals())
                     self._count(totals, batch if repeat == 0 else [], trace)
                     self._add_hops(get_kernel(name), ChainMode.REPLAY, repeat, index, trace)
                 self._advance(work, "kernels replay the same hops in turn")
@@ -300,15 +361,16 @@ class ChainRun:
         return ids
 
     def _decode(self, batch: list[Problem], limit: int) -> BatchTrace:
-        return decode_batch(
-            self.loaded.model,
-            [self._prompt(p) for p in batch],
-            greedy,
-            lengths=[limit] * len(batch),
-            end_tokens=self._end_tokens,
-            padding=self._padding,
-            timer=self._timer,
-        )
+        with open_range("query"), open_range(self._replacement.running):
+            return decode_batch(
+                self.loaded.model,
+                [self._prompt(p) for p in batch],
+                greedy,
+                lengths=[limit] * len(batch),
+                end_tokens=self._end_tokens,
+                padding=self._padding,
+                timer=self._timer,
+            )
 
     def _count(self, totals: _Totals, batch: list[Problem], trace: BatchTrace) -> None:
         totals.problems += len(batch)
@@ -337,8 +399,7 @@ class ChainRun:
         kernel = get_kernel(name)
         implementation = kernel.implementation_for(self.device)
         scored = mode is ChainMode.GENERATE and not self.loaded.random_weights and totals.problems > 0
-        energy = None if totals.energy_j is None or not totals.problems else totals.energy_j / totals.problems
-        return VariantResult(
+        counted = VariantResult(
             kernel=name,
             implementation=kernel.implementation_detail(implementation, self.device),
             mode=mode.value,
@@ -351,13 +412,13 @@ class ChainRun:
             tps=totals.tokens / totals.decode_s if totals.decode_s else None,
             peak_memory_bytes=totals.peak_bytes,
             weight_bytes=self._memory.model_bytes(kernel),
-            energy_j_per_query=energy,
-            energy_source=self.meter.source if mode is ChainMode.GENERATE else None,
-            energy_detail=totals.energy_detail or None,
             accuracy=totals.correct / totals.problems if scored else None,
             correct=totals.correct if scored else None,
             notes=[self._memory.note] if mode is ChainMode.GENERATE else [],
         )
+        if mode is not ChainMode.GENERATE:
+            return counted
+        return VariantResult.model_validate(counted.model_dump() | self._energy.row_fields(name))
 
 
 def _question_length(batch: Sequence[Problem]) -> int:

@@ -17,6 +17,7 @@ _LEAST = {
     "ablation_problems": 0,
     "ablation_hops": 2,
     "ablation_repeats": 1,
+    "energy_windows": 0,
 }
 
 
@@ -54,6 +55,9 @@ class ChainSpec:
             turns the ablation off. In replay mode every problem is replayed.
         ablation_hops: most hops replayed of each solution of the ablation; in replay mode whole solutions are.
         ablation_repeats: timed replays of each batch; one more is replayed with ranges.
+        energy_windows: energy windows of each kernel at least, where the meter needs windows of some length; problems
+            are decoded again to fill them. 0: one window per batch, however short, and idle power is not measured.
+        grid_kgco2e_per_kwh: carbon intensity of the grid for CAES, kgCO2e/kWh; None leaves CAES out.
 
     Raises:
         ValueError: a number out of range, or a kernel that is unknown, given twice or without meaning as a variant.
@@ -74,6 +78,8 @@ class ChainSpec:
     ablation_problems: int = 4
     ablation_hops: int = 64
     ablation_repeats: int = 2
+    energy_windows: int = 3
+    grid_kgco2e_per_kwh: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be run."""
@@ -83,6 +89,9 @@ class ChainSpec:
                 raise ValueError(f"{name}={value} is below {least}")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit={self.limit} is below 1")
+        grid = self.grid_kgco2e_per_kwh
+        if grid is not None and not 0 < grid < float("inf"):
+            raise ValueError(f"grid_kgco2e_per_kwh={grid:g} is not a positive number")
         if not self.kernels:
             raise ValueError("a chain needs at least 1 kernel, got 0")
         for name in self.main_kernels:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
+from profiler.nvtx import open_range
 from profiler.timing import HopTimer
 
 
@@ -161,7 +162,7 @@ def decode_steps(
     cache = DynamicCache(config=model.config)
     trace.tokens = state.tokens
     timer.take()
-    with timer.hop():
+    with timer.hop(), open_range("prefill"):
         logits = _forward(model, state, cache, state.first_input())
         state.accept(choose(0, logits))
     trace.prefill_s = timer.take()[0]
@@ -169,7 +170,7 @@ def decode_steps(
     position = 1
     while state.active:
         trace.active.append(state.active)
-        with timer.hop():
+        with timer.hop(), open_range("hop", position - 1):
             logits = _forward(model, state, cache, state.next_input())
             state.accept(choose(position, logits))
         trace.hop_s.append(timer.take()[0])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,7 @@ from kernels import ops
 from kernels.quant_weight import QuantWeight
 from kernels.quantize import quantize
 from kernels.registry import NO_RANGES, Kernel, RangeHook
+from profiler.nvtx import open_range, ranges_on
 
 KEPT_BY_DEFAULT = ("lm_head",)
 
@@ -31,7 +33,7 @@ class QuantLinear(nn.Module):
         self.dense = nn.Parameter(dense, requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
         self.quantized: dict[str, QuantWeight] = {}
-        self.ranges: RangeHook = NO_RANGES
+        self.ranges: RangeHook = _shown()
         self.kernel: Kernel | None = None
 
     @property
@@ -88,15 +90,25 @@ class Replacement:
     replaced: dict[str, QuantLinear]
     skipped: dict[str, str]
 
+    @property
+    def running(self) -> str:
+        """Name of the kernel that the replaced layers run."""
+        kernel = next(iter(self.replaced.values())).kernel
+        return "no kernel" if kernel is None else kernel.name
+
     def use(self, kernel: Kernel) -> None:
         """Run one kernel in every replaced layer."""
         for layer in self.replaced.values():
             layer.use(kernel)
 
     def time_ranges(self, hook: RangeHook) -> None:
-        """Report the ranges of every replaced layer to ``hook``; ``NO_RANGES`` turns it off."""
+        """Report the ranges of every replaced layer to ``hook``; ``NO_RANGES`` turns it off.
+
+        A profiler that listens sees them in any case.
+        """
+        ranges = _shown(hook)
         for layer in self.replaced.values():
-            layer.ranges = hook
+            layer.ranges = ranges
 
     def weight_bytes(self, kernel: Kernel) -> int:
         """Bytes of the replaced layers' weights as this kernel stores them."""
@@ -177,6 +189,21 @@ def add_format(
                 double_quant=double_quant,
                 name=f"{name}.weight",
             )
+
+
+def _shown(hook: RangeHook = NO_RANGES) -> RangeHook:
+    """A hook and, while a profiler listens, the ranges that it shows around the hook's."""
+    if not ranges_on():
+        return hook
+    if hook is NO_RANGES:
+        return open_range
+
+    @contextmanager
+    def both(name: str) -> Iterator[None]:
+        with open_range(name), hook(name):
+            yield
+
+    return both
 
 
 def _detached(bias: Tensor | None) -> Tensor | None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 
 from kernels.registry import NO_RANGES, Kernel
+from profiler.nvtx import open_range
 from profiler.record import AgreementSample, RangeSample, Sample
 from profiler.timing import HopTimer, RangeTimer
 from reasoning.decode import BatchTrace, Forced, decode_steps, pad_token
@@ -78,12 +79,14 @@ class Replayer:
         traces = {kernel.name: BatchTrace(tokens=[]) for kernel in kernels}
         turns = {k.name: self._replay(traces[k.name], None) for k in kernels}
         step = 0
-        while True:
-            for kernel in rotated(kernels, step):
-                self._replacement.use(kernel)
-                if next(turns[kernel.name], _ENDED) is _ENDED:
-                    return traces
-            step += 1
+        with open_range("query"):
+            while True:
+                for kernel in rotated(kernels, step):
+                    self._replacement.use(kernel)
+                    with open_range(kernel.name):
+                        if next(turns[kernel.name], _ENDED) is _ENDED:
+                            return traces
+                step += 1
 
     def with_ranges(self, kernels: Sequence[Kernel], baseline: str) -> list[Sample]:
         """Replay with ranges around the linears, and compare the logits with the baseline's at every hop.
@@ -121,13 +124,15 @@ class Replayer:
         turns = {k.name: self._replay(BatchTrace(tokens=[]), watcher(k)) for k in kernels}
         step = 0
         try:
-            while True:
-                for kernel in (reference, *rotated(others, step)):
-                    self._replacement.use(kernel)
-                    self._replacement.time_ranges(ranges[kernel.name])
-                    if next(turns[kernel.name], _ENDED) is _ENDED:
-                        return samples
-                step += 1
+            with open_range("timed_ranges"), open_range("query"):
+                while True:
+                    for kernel in (reference, *rotated(others, step)):
+                        self._replacement.use(kernel)
+                        self._replacement.time_ranges(ranges[kernel.name])
+                        with open_range(kernel.name):
+                            if next(turns[kernel.name], _ENDED) is _ENDED:
+                                return samples
+                    step += 1
         finally:
             self._replacement.time_ranges(NO_RANGES)
 

@@ -2,8 +2,6 @@
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -17,13 +15,12 @@ from typer.testing import CliRunner
 from benchmarks import kernel_sweep, sweep
 from benchmarks.bandwidth import Bandwidth
 from benchmarks.machine import Target
-from benchmarks.nvtx_ranges import nvtx_ranges
 from benchmarks.outcome import SweepRun, to_record
 from benchmarks.peers import registry
 from benchmarks.plan import SweepRequest, make_plan
 from benchmarks.sweep import SweepOutcome
-from kernels.ranges import NO_RANGES
 from profiler.environment import capture_environment
+from profiler.nvtx import ranges_to
 
 app = typer.Typer()
 app.command()(kernel_sweep.sweep_command)
@@ -31,38 +28,21 @@ CPU = Target(torch.device("cpu"), "a CPU", None, cache_bytes=1000)
 GPU = Target(torch.device("cuda"), "a GPU", None, cache_bytes=1000)
 
 
-def test_ranges_cost_nothing_without_a_gpu() -> None:
-    assert nvtx_ranges(on_cuda=False) is NO_RANGES
-
-
-def test_ranges_are_in_our_domain(monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = []
-
-    @contextmanager
-    def annotate(message: str, domain: str) -> Iterator[None]:
-        opened.append((domain, message))
-        yield
-
-    monkeypatch.setitem(sys.modules, "nvtx", SimpleNamespace(annotate=annotate))  # type: ignore[arg-type]
-    with nvtx_ranges(on_cuda=True)("sweep"):
-        pass
-    assert opened == [("qt-profile", "sweep")]
-
-
-def test_ranges_nest_sweep_cell_variant_and_cast(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranges_nest_sweep_cell_variant_and_cast() -> None:
     stack: list[str] = []
     paths = []
 
-    @contextmanager
-    def hook(name: str) -> Iterator[None]:
-        stack.append(name)
-        paths.append("/".join(stack))
-        yield
-        stack.pop()
+    class Sink:
+        def push(self, name: str, payload: int | None) -> None:
+            stack.append(name)
+            paths.append("/".join(stack))
 
-    monkeypatch.setattr(sweep, "nvtx_ranges", lambda *, on_cuda: hook)
+        def pop(self) -> None:
+            stack.pop()
+
     plan = make_plan(SweepRequest(kernels="unfused_int8", shapes="8x64", m="2", repeats=2), "cpu")
-    sweep.run_sweep(plan, CPU, bandwidth=lambda target: Bandwidth(100, (1.0,), (1.0,)))
+    with ranges_to(Sink()):
+        sweep.run_sweep(plan, CPU, bandwidth=lambda target: Bandwidth(100, (1.0,), (1.0,)))
     cell = "sweep/8x64 m=2"
     gate = [path for path in paths if path.startswith(cell)][:6]
     assert gate == [

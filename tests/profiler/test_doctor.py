@@ -94,6 +94,8 @@ def test_tools_and_peers(monkeypatch) -> None:
     peers = by_name(list(doctor._peers()))
     assert {name: check.status for name, check in peers.items()} == {
         "bitsandbytes": "ok",
+        "gemlite": "missing",
+        "torchao": "missing",
         "gptqmodel": "missing",
         "cupy": "ok",
     }

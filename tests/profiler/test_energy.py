@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from fake_power import give_power
 
 from profiler.energy import (
     EnergyReading,
@@ -8,73 +9,15 @@ from profiler.energy import (
     HliMeter,
     NoMeter,
     NvmlCounterMeter,
+    NvmlPolledMeter,
     RaplMeter,
     best_meter,
 )
+from profiler.energy_totals import add_up
 from profiler.host import CpuFacts
-from profiler.nvml import Nvml, NvmlUnavailableError
 
 KNOWN_CPU = CpuFacts("AMD EPYC 9554 64-Core Processor", sockets=2, cores=128, threads=256, virtual=False)
 UNKNOWN_CPU = CpuFacts("Some CPU", sockets=1, cores=4, threads=8, virtual=True)
-
-
-def test_nvml_window_starts_and_ends_on_a_tick(install_nvml, clock) -> None:
-    install_nvml("NVIDIA H200")
-    meter = NvmlCounterMeter(Nvml.open(), (0,), clock_ns=clock.ns, sleep=clock.sleep)
-    window = meter.begin()
-    assert clock.now_s == pytest.approx(100.1, abs=0.002)
-    clock.sleep(7.03)
-    reading = meter.end(window)
-    assert reading.duration_s == pytest.approx(7.1, abs=0.002)
-    assert reading.energy_j == pytest.approx(7.1 * 300)
-    assert (reading.source, reading.is_estimate, reading.idle_w) == ("nvml_counter", False, None)
-    assert reading.active_j is None
-    assert reading.detail == "NVML total energy of NVIDIA H200 GPU-00aa-0000"
-
-
-def test_nvml_adds_gpus(install_nvml, clock) -> None:
-    install_nvml(*["NVIDIA H200"] * 3)
-    meter = NvmlCounterMeter(Nvml.open(), (0, 2), clock_ns=clock.ns, sleep=clock.sleep)
-    window = meter.begin()
-    clock.sleep(10)
-    assert meter.end(window).energy_j == pytest.approx(4000, rel=0.02)
-    assert len(NvmlCounterMeter(Nvml.open(), tick_timeout_s=0).gpus) == 3
-
-
-def test_nvml_short_windows_are_flagged(install_nvml, clock) -> None:
-    install_nvml("NVIDIA H200")
-    meter = NvmlCounterMeter(Nvml.open(), clock_ns=clock.ns, sleep=clock.sleep)
-    window = meter.begin()
-    clock.sleep(0.05)
-    assert "0.05 s is shorter than the counter's tick of 0.1 s" in meter.end(window).detail
-    window = meter.begin()
-    clock.sleep(1)
-    assert "shorter than 5 s" in meter.end(window).detail
-
-
-def test_nvml_counter_that_stands_still_is_flagged(install_nvml, clock) -> None:
-    install_nvml("NVIDIA H200", tick_s=0)
-    meter = NvmlCounterMeter(Nvml.open(), clock_ns=clock.ns, sleep=clock.sleep)
-    reading = meter.end(meter.begin())
-    assert reading.detail.count("did not advance within 0.5 s") == 2
-
-
-def test_nvml_idle_power_is_taken_off(install_nvml, clock) -> None:
-    fake = install_nvml("NVIDIA H200", power_w=[120.0])
-    meter = NvmlCounterMeter(Nvml.open(), clock_ns=clock.ns, sleep=clock.sleep)
-    assert meter.measure_idle(2.0) == pytest.approx(120, rel=0.01)
-    window = meter.begin()
-    clock.sleep(5.0)
-    reading = meter.end(window)
-    assert reading.idle_w == pytest.approx(120, rel=0.01)
-    assert reading.active_j == pytest.approx(0, abs=10)
-    assert fake.power_w == [120.0]
-
-
-def test_nvml_meter_refuses_a_gpu_without_counter_at_once(install_nvml) -> None:
-    install_nvml("Tesla P100", has_counter=False)
-    with pytest.raises(NvmlUnavailableError, match="no readable energy counter"):
-        NvmlCounterMeter(Nvml.open())
 
 
 def test_hli_is_tdp_times_time_and_says_estimate(clock) -> None:
@@ -108,12 +51,22 @@ def test_fake_meter_is_marked(clock) -> None:
     clock.sleep(4)
     assert [meter.end(first).energy_j, meter.end(second).energy_j] == [5.0, pytest.approx(8.0)]
     assert (meter.source, meter.is_estimate) == ("fake", True)
+    assert meter.measure_idle() is None
+    idle = FakeMeter(power_w=50.0, idle_w=20.0, tdp_w=80.0, clock_ns=clock.ns)
+    assert idle.measure_idle() == 20.0
+    window = idle.begin()
+    clock.sleep(2)
+    reading = idle.end(window)
+    assert (reading.counter_j, reading.polled_j, reading.hli_j) == (100.0, 100.0, 160.0)
+    assert (reading.active_j, reading.error_j) == (60.0, 0.0)
 
 
 @pytest.mark.parametrize("energy_j", [-1.0, float("nan"), float("inf")])
 def test_a_reading_that_is_no_energy_cannot_be_built(energy_j: float) -> None:
     with pytest.raises(ValueError, match="is not an energy"):
         EnergyReading(energy_j, 1.0, "rapl", None, "")
+    with pytest.raises(ValueError, match="polled_j=.* is not an energy"):
+        EnergyReading(1.0, 1.0, "rapl", None, "", polled_j=energy_j)
     with pytest.raises(ValueError, match="duration_s=-1 is negative"):
         EnergyReading(1.0, -1.0, "rapl", None, "")
 
@@ -123,7 +76,23 @@ def test_best_is_the_gpu_counter_for_work_on_a_gpu(install_nvml, tmp_path: Path)
     meter = best_meter(powercap=tmp_path)
     assert isinstance(meter, NvmlCounterMeter)
     assert len(meter.gpus) == 1
+    assert meter.tdp_w == 700
     assert meter.reason == "NVML's energy counter is readable"
+
+
+def test_best_is_polled_power_where_there_is_no_counter(install_nvml, tmp_path: Path) -> None:
+    give_power(install_nvml("NVIDIA H200", has_counter=False))
+    meter = best_meter(powercap=tmp_path)
+    assert isinstance(meter, NvmlPolledMeter)
+    assert "no readable energy counter" in meter.reason
+
+
+def test_best_refuses_a_card_that_is_split_by_mig(install_nvml, tmp_path: Path) -> None:
+    fake = install_nvml("NVIDIA H200")
+    fake.nvmlDeviceGetMigMode = lambda handle: (1, 1)
+    meter = best_meter(powercap=tmp_path)
+    assert isinstance(meter, NoMeter)
+    assert "split by MIG" in meter.reason
 
 
 def test_best_never_charges_the_cpu_to_the_gpu_counter(install_nvml, tmp_path: Path) -> None:
@@ -136,7 +105,9 @@ def test_best_is_rapl_for_work_on_the_cpu(no_nvml, tmp_path: Path) -> None:
     zone.mkdir()
     for name, text in (("name", "package-0"), ("energy_uj", "1"), ("max_energy_range_uj", "1000")):
         (zone / name).write_text(text)
-    assert isinstance(best_meter(powercap=tmp_path), RaplMeter)
+    meter = best_meter(powercap=tmp_path, cpu=KNOWN_CPU)
+    assert isinstance(meter, RaplMeter)
+    assert meter.tdp_w == 720
     assert isinstance(best_meter(device="cuda", powercap=tmp_path), NoMeter)
 
 
@@ -198,6 +169,19 @@ def test_bad_settings_are_refused(no_nvml, monkeypatch, tmp_path: Path) -> None:
         monkeypatch.setenv("QT_PROFILE_TDP_W", text)
         with pytest.raises(ValueError, match="QT_PROFILE_TDP_W="):
             best_meter(powercap=tmp_path)
+
+
+def test_sums_have_the_least_certain_source_and_no_figure_that_one_window_lacks() -> None:
+    first = EnergyReading(10.0, 1.0, "nvml_counter", 4.0, "counter", 0.5, 10.0, 9.0, 30.0)
+    second = EnergyReading(20.0, 2.0, "nvml_polled", 4.0, "lost; downgraded", None, None, 20.0, 60.0)
+    total = add_up([first, second])
+    assert (total.energy_j, total.polled_j, total.hli_j, total.counter_j) == (30.0, 29.0, 90.0, None)
+    assert (total.source, total.error_j, total.active_j) == ("nvml_polled", None, 18.0)
+    assert total.detail == "counter | lost; downgraded"
+    many = [EnergyReading(1.0, 1.0, "hli", None, f"remark {i}") for i in range(5)]
+    assert add_up(many).detail == "remark 0 | remark 1 | remark 2 | and 2 more remarks"
+    with pytest.raises(ValueError, match="0 energy readings"):
+        add_up([])
 
 
 @pytest.mark.gpu

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from profiler.timing import HopTimer, RangeTimer, median, percentile
+from profiler.timing import HopTimer, QueuedSteps, RangeTimer, TimedGraph, median, percentile
 
 
 def test_quantiles_by_hand() -> None:
@@ -123,3 +123,53 @@ def test_cuda_ranges_on_a_gpu() -> None:
 def test_other_devices_are_refused() -> None:
     with pytest.raises(ValueError, match="device_type='tpu'"):
         RangeTimer("tpu")
+
+
+class FakeEvent:
+    def __init__(self, log: list[str], name: str) -> None:
+        self.log, self.name = log, name
+
+    def record(self) -> None:
+        self.log.append(f"record {self.name}")
+
+    def synchronize(self) -> None:
+        self.log.append(f"wait {self.name}")
+
+
+def test_two_steps_are_queued_before_the_first_is_awaited() -> None:
+    log: list[str] = []
+    names = iter("ab")
+    steps = QueuedSteps(lambda: log.append("work"), 0.9e-3, lambda: FakeEvent(log, next(names)))
+    assert steps.units == 3  # 2 ms of 0.9 ms each
+    for _ in range(3):
+        steps.step()
+    steps.finish()
+    work = ["work"] * 3
+    assert log == [*work, "record a", *work, "record b", "wait a", *work, "record a", "wait a", "wait b"]
+    log.clear()
+    steps.finish()
+    assert log == []
+    assert QueuedSteps(lambda: None, 1.0, lambda: None).units == 1
+    with pytest.raises(ValueError, match="unit_s=0 is not above 0"):
+        QueuedSteps(lambda: None, 0.0, lambda: None)
+
+
+def test_a_graph_needs_a_call() -> None:
+    with pytest.raises(ValueError, match="calls=0 is below 1"):
+        TimedGraph(0, lambda index: None)
+
+
+@pytest.mark.gpu
+def test_a_graph_times_its_calls_and_can_be_replayed() -> None:
+    import torch
+
+    out = torch.zeros(1, device="cuda")
+    x = torch.randn(2048, 2048, device="cuda")
+    x.matmul(x)
+    graph = TimedGraph(3, lambda index: (out.add_(1), x.matmul(x)))
+    torch.cuda.synchronize()
+    before = float(out)
+    graph.replay()
+    torch.cuda.synchronize()
+    assert float(out) - before == 3
+    assert 0 < graph.call_s() < 1

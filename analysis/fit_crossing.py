@@ -1,0 +1,193 @@
+"""B* from fits: kernels of one shape or of a whole model against the baseline, beside the measured crossing."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from analysis.crossing import (
+    CrossingEstimate,
+    MeasuredCrossing,
+    estimate_crossing,
+    measured_crossing,
+)
+from analysis.fit_energy import alpha_j_per_bit, phi_j
+from analysis.fit_file import FitsFile, Fitted
+from analysis.fit_input import BASELINE, decodes
+from analysis.fit_solver import Floats, interval_of
+from analysis.hop_cost import Cost, call_cost, hop_energy, total
+from analysis.stats import Interval
+from profiler.record import RunRecord, SweepRow, VariantResult
+
+_DTYPE_BYTES = 2
+_NATIVE_BITS = 16
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Linear layers of one shape.
+
+    Attributes:
+        n: out-features.
+        k: in-features.
+        count: how many of them a hop runs.
+    """
+
+    n: int
+    k: int
+    count: int = 1
+
+
+def linear_time(parameters: Sequence[float], layers: Sequence[Layer]) -> Cost:
+    """Return the time of the linear layers of a hop over the batch, s."""
+    return total([call_cost(parameters, layer.n, layer.k).times(layer.count) for layer in layers])
+
+
+def linear_energy(
+    time: Cost, kernel: str, pass_bytes: float, energy: Fitted, row: Sequence[float], layers: Sequence[Layer]
+) -> Cost:
+    """Return the energy of the linear layers of a hop over the batch, J.
+
+    Args:
+        time: their time, s.
+        kernel: its name; one that decodes pays for decoding where the fit has windows of it.
+        pass_bytes: bytes that a pass over one weight moves.
+        energy: the machine's energy fit.
+        row: its parameters, the estimates or one draw.
+        layers: the layers.
+    """
+    by_name = dict(zip(energy.parameters, map(float, row), strict=True))
+    cast_j = by_name.get(f"cast_j_per_weight.{kernel}", 0.0) if decodes(kernel) else 0.0
+    weights = sum(layer.count * layer.n * layer.k for layer in layers)
+    edge = sum(layer.count * (layer.n + layer.k) for layer in layers)
+    return hop_energy(
+        time,
+        static_w=by_name["static_w"],
+        pass_j=weights * (pass_bytes * by_name["j_per_byte"] + cast_j),
+        row_j=2 * weights * by_name["j_per_flop"] + _DTYPE_BYTES * edge * by_name["j_per_byte"],
+    )
+
+
+def time_crossing(fits: FitsFile, kernel: str, layers: Sequence[Layer], *, b_max: int) -> CrossingEstimate:
+    """Return where the linear layers of a kernel take longer than the baseline's.
+
+    Args:
+        fits: of the machine.
+        kernel: the variant.
+        layers: one shape, or those of a model.
+        b_max: largest batch to look at.
+
+    Raises:
+        ValueError: the fits lack the kernel or the baseline.
+    """
+    native, variant = _fit(fits, BASELINE), _fit(fits, kernel)
+    point = (linear_time(_point(native), layers), linear_time(_point(variant), layers))
+    draws = [
+        (linear_time(a, layers), linear_time(b, layers))
+        for a, b in zip(native.draws, variant.draws, strict=True)
+    ]
+    return estimate_crossing(point, draws, b_max=b_max)
+
+
+def energy_crossing(
+    fits: FitsFile, kernel: str, layers: Sequence[Layer], *, b_max: int
+) -> CrossingEstimate | None:
+    """Return where the linear layers of a kernel take more energy than the baseline's.
+
+    Returns:
+        None where the fits hold no energy, or not the bytes that a kernel moves.
+
+    Raises:
+        ValueError: the fits lack the kernel or the baseline.
+    """
+    native, variant = _fit(fits, BASELINE), _fit(fits, kernel)
+    native_bytes, bytes_ = (fits.kernels[name].pass_bytes_per_weight for name in (BASELINE, kernel))
+    energy = fits.energy
+    if energy is None or native_bytes is None or bytes_ is None:
+        return None
+
+    def pair(a: Sequence[float], b: Sequence[float], e: Sequence[float]) -> tuple[Cost, Cost]:
+        return (
+            linear_energy(linear_time(a, layers), BASELINE, native_bytes, energy, e, layers),
+            linear_energy(linear_time(b, layers), kernel, bytes_, energy, e, layers),
+        )
+
+    point = pair(_point(native), _point(variant), list(map(float, energy.point())))
+    draws = [pair(a, b, e) for a, b, e in zip(native.draws, variant.draws, energy.draws, strict=True)]
+    return estimate_crossing(point, draws, b_max=b_max)
+
+
+def printed_b_star(fits: FitsFile, kernel: str, layers: Sequence[Layer]) -> Interval | None:
+    """Return B* = alpha (16 - p) / phi as the paper prints it (Eq. 10, 18), with fitted alpha and phi at m = 1.
+
+    It is no threshold: by Eq. 19 the variant is the cheaper one below it, whatever the text says.
+
+    Returns:
+        None where energy, casting, bandwidth or the width of the codes was not measured; where phi is 0 in the
+        estimates or in a draw, B* is infinite and None too.
+
+    Raises:
+        ValueError: the fits lack the kernel.
+    """
+    _fit(fits, kernel)
+    fit, energy, bandwidth = fits.kernels[kernel], fits.energy, fits.read_bytes_per_s
+    if (
+        fit.cast is None
+        or energy is None
+        or bandwidth is None
+        or fit.bits is None
+        or fit.bits >= _NATIVE_BITS
+    ):
+        return None
+    weights = sum(layer.count * layer.n * layer.k for layer in layers)
+    counts = sum(layer.count for layer in layers)
+    edge = sum(layer.count * (layer.n + layer.k) for layer in layers)
+    size = np.array([counts, weights, weights, edge], dtype=np.float64)
+    saved_bits = _NATIVE_BITS - fit.bits
+
+    def star(cast: Floats, joules: Floats) -> float:
+        named = dict(zip(energy.parameters, map(float, joules), strict=True))
+        phi = phi_j(named, kernel, weights, float(cast @ size))
+        return alpha_j_per_bit(named, weights, bandwidth) * saved_bits / phi if phi > 0 else math.inf
+
+    point = star(fit.cast.point(), energy.point())
+    draws = np.array([star(c, e) for c, e in zip(fit.cast.all_draws(), energy.all_draws(), strict=True)])
+    return interval_of(point, draws) if np.all(np.isfinite([point, *draws])) else None
+
+
+def measured_by_shape(records: Sequence[RunRecord]) -> dict[tuple[str, int, int], MeasuredCrossing]:
+    """Return the measured crossings of sweeps, by kernel, n and k, over m."""
+    ratios: dict[tuple[str, int, int], dict[int, Interval]] = defaultdict(dict)
+    for record in records:
+        for row in record.results:
+            if isinstance(row, SweepRow) and row.speedup_p50 and row.speedup_ci95 and row.speedup_ci95[0] > 0:
+                low, high = row.speedup_ci95
+                ratios[row.kernel, row.n, row.k][row.m] = Interval(1 / row.speedup_p50, 1 / high, 1 / low)
+    return {key: measured_crossing(by_m) for key, by_m in ratios.items() if len(by_m) > 1}
+
+
+def measured_by_chain(records: Sequence[RunRecord]) -> dict[tuple[str, str], MeasuredCrossing]:
+    """Return the measured crossings of replayed chains, by model and kernel, over the batch size."""
+    ratios: dict[tuple[str, str], dict[int, Interval]] = defaultdict(dict)
+    for record in records:
+        for row in record.results:
+            if isinstance(row, VariantResult) and row.cor_tps is not None and row.cor_tps_ci95 is not None:
+                low, high = row.cor_tps_ci95
+                key = (str(record.arguments.get("model")), row.kernel)
+                ratios[key][row.batch_size] = Interval(1 + row.cor_tps, 1 + low, 1 + high)
+    return {key: measured_crossing(by_batch) for key, by_batch in ratios.items() if len(by_batch) > 1}
+
+
+def _fit(fits: FitsFile, kernel: str) -> Fitted:
+    found = fits.kernels.get(kernel)
+    if found is None:
+        raise ValueError(f"the fits of {fits.machine} lack {kernel}; they have {', '.join(fits.kernels)}")
+    return found.time
+
+
+def _point(fit: Fitted) -> list[float]:
+    return [float(value) for value in np.asarray(fit.point())]
