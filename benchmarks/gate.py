@@ -44,8 +44,9 @@ class Reference:
     def rel_error_bound(self, m: int, dtype: torch.dtype) -> float:
         """Largest relative error that rounding explains, for the first m rows and a kernel in ``dtype``.
 
-        A kernel may round each decoded weight once to ``dtype`` (relative error at most u), adds k products
-        in fp32, and rounds y once (at most u). x has independent entries of mean 0, so errors d_j of the
+        A kernel may round each decoded weight to ``dtype`` (relative error at most u; the wide CUDA kernel rounds
+        level, scale and product, whose errors, spread evenly, add up to u in squares), adds k products in fp32,
+        and rounds y once (at most u). x has independent entries of mean 0, so errors d_j of the
         weights add up in squares: E (sum x_j w_j d_j)^2 <= u^2 sum (x_j w_j)^2. The k additions err likewise,
         by at most sqrt(k) units of fp32 on partial sums of that size. With R = sqrt(sum (x w)^2) / ||ref||:
         u + (u + sqrt(k) 2^-23) R. Rounding errors spread evenly over [-u, u] reach 1/sqrt(3) of each term.

@@ -157,12 +157,22 @@ def _git_state(root: Path) -> tuple[str | None, bool | None]:
     # An installed copy may lie inside somebody else's checkout, whose commit says nothing about it.
     top = _git(root, "rev-parse", "--show-toplevel")
     if top is None or Path(top).resolve() != root:
-        return None, None
+        return _archived_commit(root), None
     commit = _git(root, "rev-parse", "HEAD")
     changes = _git(root, "status", "--porcelain")
     if commit is None or changes is None:
         return None, None
     return commit, bool(changes)
+
+
+def _archived_commit(root: Path) -> str | None:
+    """The commit that ``git archive`` wrote into the sources, where they come from an archive."""
+    try:
+        text = (root / ".git_archival.txt").read_text("utf-8")
+    except OSError:
+        return None
+    found = re.fullmatch(r"node: ([0-9a-f]{40})", text.strip())
+    return found[1] if found else None
 
 
 def _git(root: Path, *arguments: str) -> str | None:

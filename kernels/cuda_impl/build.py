@@ -99,7 +99,8 @@ def _compile(text: str) -> bytes:
         first = next((line for line in log.splitlines() if "error" in line), log[:200])
         raise BuildError(f"NVRTC {_compiler()} refused the kernel: {first}") from None
     else:
-        return bytes(nvrtc.getCUBIN(program))
+        # cupy takes the last byte of NVRTC's answer for a terminator; in an ELF file it is one of the program header.
+        return bytes(nvrtc.getCUBIN(program)) + b"\0"
     finally:
         nvrtc.destroyProgram(program)
 

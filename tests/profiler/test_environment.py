@@ -108,6 +108,22 @@ def test_a_copy_inside_another_checkout_has_no_commit(checkout: Path, tmp_path_f
     assert environment._git_state(tmp_path_factory.mktemp("plain")) == (None, None)
 
 
+def test_an_archive_names_its_commit(checkout: Path, tmp_path_factory) -> None:
+    unpacked = tmp_path_factory.mktemp("unpacked")
+    (unpacked / ".git_archival.txt").write_text("node: $Format:%H$\n")
+    assert environment._git_state(unpacked) == (None, None)
+    (checkout / ".git_archival.txt").write_text("node: $Format:%H$\n")
+    (checkout / ".gitattributes").write_text(".git_archival.txt export-subst\n")
+    identity = ("-c", "user.name=a", "-c", "user.email=a@b")
+    subprocess.run(["git", "-C", str(checkout), "add", "."], check=True)
+    subprocess.run(["git", "-C", str(checkout), *identity, "commit", "-qm", "y"], check=True)
+    archive = subprocess.run(["git", "-C", str(checkout), "archive", "HEAD"], capture_output=True, check=True)
+    subprocess.run(["tar", "-x", "-C", str(unpacked)], input=archive.stdout, check=True)
+    commit, _ = environment._git_state(checkout)
+    assert commit is not None
+    assert environment._git_state(unpacked) == (commit, None)
+
+
 def test_no_git(monkeypatch, checkout: Path) -> None:
     monkeypatch.setenv("PATH", "")
     assert environment._git_state(checkout) == (None, None)
