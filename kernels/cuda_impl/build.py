@@ -6,11 +6,12 @@ import hashlib
 import os
 import tempfile
 import threading
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
-from kernels.cuda_impl.config import Config, Weight, WideConfig
-from kernels.cuda_impl.driver import allow_shared_memory
+from kernels.cuda_impl.config import Config, Weight, WideConfig, shared_bytes_for
+from kernels.cuda_impl.driver import allow_shared_memory, blocks_per_sm
 from kernels.cuda_impl.wgmma import wgmma_source
 
 ARCH = "sm_90a"
@@ -27,16 +28,26 @@ class Function:
     Args:
         module: cupy's module, kept alive with its machine code.
         name: the kernel's name in it.
-        shared_bytes: dynamic shared memory that launches will ask for.
+        threads: threads per block.
+        shared_bytes: dynamic shared memory that launches ask for.
+        most_per_sm: blocks that may share a multiprocessor; more shared memory is asked for where more would fit.
     """
 
-    def __init__(self, module: object, name: str, shared_bytes: int) -> None:
+    def __init__(
+        self, module: object, name: str, threads: int, shared_bytes: int, most_per_sm: int | None = None
+    ) -> None:
         self._module = module
         function = module.get_function(name)  # type: ignore[attr-defined]
         self.pointer = int(function.kernel.ptr)
         self.registers = int(function.num_regs)
         self.local_bytes = int(function.local_size_bytes)
         allow_shared_memory(self.pointer, shared_bytes)
+        self.blocks_per_sm = blocks_per_sm(self.pointer, threads, shared_bytes)
+        self.shared_bytes = shared_bytes
+        if most_per_sm is not None and self.blocks_per_sm > most_per_sm:
+            self.shared_bytes = shared_bytes_for(most_per_sm)
+            allow_shared_memory(self.pointer, self.shared_bytes)
+            self.blocks_per_sm = blocks_per_sm(self.pointer, threads, self.shared_bytes)
 
 
 def source(config: Config, weight: Weight, *, x_unaligned: bool = False) -> str:
@@ -53,6 +64,9 @@ def source(config: Config, weight: Weight, *, x_unaligned: bool = False) -> str:
 def build(config: Config, weight: Weight, *, x_unaligned: bool = False) -> Function:
     """Compile a kernel, or take its machine code from the cache, and load it on the current device.
 
+    A null kernel may need fewer registers than its twin; it shares a multiprocessor with no more of its kind than the
+    twin does, so that the decoding is all that they differ by.
+
     Raises:
         BuildError: the compiler refused; the sentence holds its first complaint.
         CudaError: the device has less shared memory.
@@ -60,7 +74,11 @@ def build(config: Config, weight: Weight, *, x_unaligned: bool = False) -> Funct
     import cupy
 
     path = machine_code(source(config, weight, x_unaligned=x_unaligned), config.kind)
-    return Function(cupy.RawModule(path=str(path)), config.kind, config.shared_bytes(weight))
+    most = None
+    if weight.is_null:
+        most = build(config, replace(weight, is_null=False), x_unaligned=x_unaligned).blocks_per_sm
+    module = cupy.RawModule(path=str(path))
+    return Function(module, config.kind, config.threads, config.shared_bytes(weight), most)
 
 
 def machine_code(text: str, name: str) -> Path:

@@ -12,6 +12,7 @@ from kernels.formats import Format, Packing, levels
 # Hopper: shared memory a block may have, and one multiprocessor's.
 BLOCK_SHARED_BYTES = 227 * 1024
 SM_SHARED_BYTES = 228 * 1024
+_ALLOCATION_BYTES = 128
 SM_REGISTERS = 65536
 _RESERVED_BYTES = 1024
 _BARRIER_BYTES = 1024
@@ -239,6 +240,19 @@ def fits(config: Config, weight: Weight) -> bool:
         barriers = config.stages * 16 * config.warpgroups_k
     budget = min(255, SM_REGISTERS // (config.threads * blocks))
     return config.threads <= 1024 and registers <= budget and barriers <= _BARRIER_BYTES
+
+
+def shared_bytes_for(blocks: int) -> int:
+    """Least dynamic shared memory, bytes, with which no more than this many blocks fit on a multiprocessor.
+
+    Args:
+        blocks: at least 1.
+    """
+    return (
+        SM_SHARED_BYTES // (blocks + 1) // _ALLOCATION_BYTES * _ALLOCATION_BYTES
+        - _RESERVED_BYTES
+        + _ALLOCATION_BYTES
+    )
 
 
 def describe(config: Config) -> str:

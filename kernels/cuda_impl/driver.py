@@ -111,6 +111,29 @@ def allow_shared_memory(function: int, shared_bytes: int) -> None:
     )
 
 
+def blocks_per_sm(function: int, threads: int, shared_bytes: int) -> int:
+    """Blocks of a kernel that fit on a multiprocessor together.
+
+    Args:
+        function: ``CUfunction``.
+        threads: threads per block.
+        shared_bytes: dynamic shared memory per block, bytes.
+
+    Raises:
+        CudaError: the driver refused.
+    """
+    blocks = ctypes.c_int()
+    _check(
+        _driver().cuOccupancyMaxActiveBlocksPerMultiprocessor(
+            ctypes.byref(blocks),
+            ctypes.c_void_p(function),
+            ctypes.c_int(threads),
+            ctypes.c_size_t(shared_bytes),
+        )
+    )
+    return blocks.value
+
+
 def tensor_map(x: Tensor, rows: int, columns: int) -> ctypes.Array[ctypes.c_byte]:
     """Describe a matrix to the tensor copy engine, in boxes of rows by columns with the 128-byte swizzle.
 

@@ -101,7 +101,7 @@ class _Launch:
             config, weight, x_unaligned=x_unaligned, device_index=layout.blocks.device.index
         )
         self._launch = driver.LaunchConfig(
-            config.grid(layout.groups, layout.group_tiles, m), config.threads, config.shared_bytes(weight)
+            config.grid(layout.groups, layout.group_tiles, m), config.threads, self._function.shared_bytes
         )
         pointer, number = ctypes.c_void_p, ctypes.c_int
         blocks, row_scales = pointer(layout.blocks.data_ptr()), pointer(layout.row_scales.data_ptr())

@@ -11,11 +11,13 @@ from kernels.cuda_impl import build, select
 from kernels.cuda_impl.candidates import BUCKETS, bucket_of, candidates, group_tile_choices
 from kernels.cuda_impl.config import (
     BLOCK_SHARED_BYTES,
+    SM_SHARED_BYTES,
     NarrowConfig,
     Weight,
     WideConfig,
     describe,
     fits,
+    shared_bytes_for,
 )
 from kernels.cuda_impl.layout import Codes
 from kernels.cuda_impl.linear import codes_for, decoder_of, describe_linear
@@ -183,3 +185,10 @@ def test_description_names_kernel_and_configuration(monkeypatch, cache):
 def test_tuning_refuses_a_cpu_and_kernels_without_choices():
     with pytest.raises(ValueError, match="the device is cpu"):
         tune(["fused_nf4"], [(64, 64)], [1], device="cpu")
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 3, 7])
+def test_shared_memory_can_hold_a_number_of_blocks_apart(blocks):
+    asked = shared_bytes_for(blocks)
+    assert asked <= BLOCK_SHARED_BYTES
+    assert blocks * (asked + 1024) <= SM_SHARED_BYTES < (blocks + 1) * (asked + 1024)

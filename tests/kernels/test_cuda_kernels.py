@@ -179,3 +179,24 @@ def test_tuning_stores_what_it_finds(tmp_path, monkeypatch):
         assert tuned.config(1).kind == "narrow" and tuned.config(64).kind == "wide"
     finally:
         select.load_table.cache_clear()
+
+
+@pytest.mark.parametrize("m", [1, 16, 64])
+@pytest.mark.parametrize("name", ["nf4", "fp4", "int8", "fp8"])
+def test_null_twins_share_a_multiprocessor_with_no_more_blocks(name, m):
+    from dataclasses import replace
+
+    from kernels.cuda_impl.build import build
+    from kernels.cuda_impl.config import Weight
+    from kernels.cuda_impl.layout import Codes
+    from kernels.cuda_impl.linear import codes_for, decoder_of
+    from kernels.cuda_impl.select import tuned_for
+    from kernels.formats import get_format
+
+    fmt, dtype = get_format(name), torch.bfloat16
+    codes = codes_for(fmt, dtype)
+    for n, k in ((4096, 4096), (1024, 3072), (2048, 1024)):
+        tuned = tuned_for("NVIDIA H200", decoder_of(fmt, dtype), n, k)
+        weight = Weight(fmt, codes, tuned.group_tiles, 0 if codes is Codes.BYTES else 64, dtype, False)
+        fused, null = (build(tuned.config(m), replace(weight, is_null=is_null)) for is_null in (False, True))
+        assert 1 <= null.blocks_per_sm <= fused.blocks_per_sm
