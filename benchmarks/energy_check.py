@@ -56,9 +56,9 @@ class CheckPlan:
     repeats: int = 2
     """Times that the whole is measured."""
     lead_in_s: float = _LEAD_IN_S
-    """Time of the load ahead of its window, s."""
+    """Time of a steady load ahead of its window, s."""
     rest_s: float = _REST_S
-    """Time of rest ahead of the window at rest, s: power falls for seconds after work."""
+    """The same for loads near idle power, s: what a hot GPU draws falls for seconds after work."""
 
 
 def run_check(
@@ -88,7 +88,7 @@ def run_check(
             _run_for(load, plan.lead_in_s)
         for _ in range(plan.repeats):
             for name, (subject, load) in loads.items():
-                lead_in_s = plan.rest_s if subject.unit == "none" else plan.lead_in_s
+                lead_in_s = plan.lead_in_s if name in STEADY else plan.rest_s
                 window = fill_window(meter, load, least_s=plan.seconds, lead_in_s=lead_in_s)
                 taken.taken.setdefault(name, []).append(window)
                 on_window(name)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from profiler.energy import TDP_VARIABLE, best_meter
-from profiler.environment import SOURCE_ROOT, distribution_version
+from profiler.environment import SOURCE_ROOT, distribution_version, visible_gpus
 from profiler.hardware import find_gpu
 from profiler.nsys import INSTALL, NsysMissingError, find_nsys
 from profiler.nvml import Nvml, NvmlUnavailableError
@@ -61,6 +61,7 @@ def diagnose(runs_dir: str | Path = "runs") -> list[Check]:
         _triton(),
         _compiler(),
         _nvml(),
+        *_gpu_states(),
         _rapl(),
         _energy(),
         *_tools(),
@@ -131,6 +132,29 @@ def _nvml() -> Check:
         fix = "pip install nvidia-ml-py" if "not installed" in str(error) else "install the NVIDIA driver"
         return Check("nvml", "missing", str(error), fix)
     return Check("nvml", "ok", f"{len(gpus)} GPU: " + ", ".join(gpu.name for gpu in gpus))
+
+
+def _gpu_states() -> Iterator[Check]:
+    """What a GPU's settings do to measurements; nothing is changed here."""
+    for gpu in visible_gpus():
+        place = f"gpu {gpu.index}"
+        if gpu.mig_enabled:
+            fix = f"nvidia-smi -i {gpu.uuid} -mig 0 (root; ends what runs on the card)"
+            detail = "split by MIG: the energy counter holds the neighbours' work, so no meter"
+            yield Check(f"{place} MIG", "warn", detail, fix)
+        limit, default = gpu.power_limit_w, gpu.power_limit_default_w
+        if limit is not None and default is not None and limit < default:
+            fix = f"nvidia-smi -i {gpu.uuid} -pl {default:g} (root)"
+            yield Check(f"{place} power limit", "warn", f"{limit:g} W, shipped with {default:g} W: slower", fix)
+        if gpu.persistence_enabled is False:
+            fix = "nvidia-smi -pm 1 (root)"
+            detail = "persistence mode is off: the first program waits for the driver, and idle power jumps"
+            yield Check(f"{place} persistence", "warn", detail, fix)
+        told = {"ECC": gpu.ecc_enabled, "MIG": gpu.mig_enabled, "persistence": gpu.persistence_enabled}
+        words = [f"{name} {'on' if on else 'off'}" for name, on in told.items() if on is not None]
+        words += [] if limit is None else [f"power limit {limit:g} W"]
+        words += [] if gpu.sm_clock_max_mhz is None else [f"SM clock up to {gpu.sm_clock_max_mhz} MHz"]
+        yield Check(f"{place} settings", "ok", ", ".join(words) or "NVML tells nothing of its settings")
 
 
 def _nvml_gpus() -> int:

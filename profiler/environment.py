@@ -122,6 +122,11 @@ def _compute_threads() -> int:
     return os.cpu_count() or 1
 
 
+def visible_gpus() -> list[GpuState]:
+    """State of the GPUs that this process may use, in CUDA's order; empty without NVML."""
+    return _gpus()[0]
+
+
 def _gpus() -> tuple[list[GpuState], str | None]:
     try:
         nvml = Nvml.open()
@@ -150,7 +155,16 @@ def _gpu_state(nvml: Nvml, index: int, gpu: NvmlGpu) -> GpuState:
         memory_clock_mhz=nvml.query("nvmlDeviceGetClockInfo", gpu, memory_clock),
         temperature_c=nvml.query("nvmlDeviceGetTemperature", gpu, sensor),
         clocks_event_reasons=nvml.query("nvmlDeviceGetCurrentClocksEventReasons", gpu),
+        ecc_enabled=_current(nvml.query("nvmlDeviceGetEccMode", gpu)),
+        mig_enabled=_current(nvml.query("nvmlDeviceGetMigMode", gpu)),
+        persistence_enabled=_current(nvml.query("nvmlDeviceGetPersistenceMode", gpu)),
     )
+
+
+def _current(mode: int | Sequence[int] | None) -> bool | None:
+    """A mode of NVML, alone or followed by the one that the next reset brings."""
+    current = mode[0] if isinstance(mode, Sequence) else mode
+    return None if current is None else current == 1
 
 
 def _git_state(root: Path) -> tuple[str | None, bool | None]:

@@ -77,6 +77,12 @@ class GpuState(Strict):
     """GPU temperature at capture, degrees Celsius."""
     clocks_event_reasons: Count | None = None
     """NVML's bit mask of why clocks were held down at capture."""
+    ecc_enabled: bool | None = None
+    """Whether memory errors are corrected; None where the GPU cannot or does not say."""
+    mig_enabled: bool | None = None
+    """Whether the card is split by MIG; None where the GPU cannot or does not say."""
+    persistence_enabled: bool | None = None
+    """Whether the driver keeps the GPU initialised between programs; None where it does not say."""
 
 
 class Environment(Strict):

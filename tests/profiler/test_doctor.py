@@ -47,6 +47,20 @@ def test_gpu(install_nvml, monkeypatch, cuda, device, status, detail) -> None:
     assert detail in gpu.detail
 
 
+def test_settings_of_a_gpu(install_nvml) -> None:
+    fake = install_nvml("NVIDIA H200")
+    assert [(c.name, c.status) for c in doctor._gpu_states()] == [("gpu 0 settings", "ok")]
+    fake.nvmlDeviceGetPowerManagementDefaultLimit = lambda handle: 700_000
+    fake.nvmlDeviceGetEccMode = lambda handle: [1, 1]
+    fake.nvmlDeviceGetMigMode = lambda handle: [1, 1]
+    fake.nvmlDeviceGetPersistenceMode = lambda handle: 0
+    checks = by_name(list(doctor._gpu_states()))
+    assert checks["gpu 0 settings"].detail == "ECC on, MIG on, persistence off, power limit 650 W"
+    assert checks["gpu 0 power limit"].detail == "650 W, shipped with 700 W: slower"
+    assert checks["gpu 0 power limit"].fix == "nvidia-smi -i GPU-00aa-0000 -pl 700 (root)"
+    assert checks["gpu 0 MIG"].status == checks["gpu 0 persistence"].status == "warn"
+
+
 def test_torch_missing(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     (check,) = doctor._torch_and_gpu()

@@ -41,7 +41,17 @@ def test_gpus_are_described_in_the_order_of_cuda(install_nvml, monkeypatch) -> N
     assert (gpu.uuid, gpu.memory_bytes, gpu.power_limit_w) == ("GPU-00aa-0000", 80 << 30, 650.0)
     assert (gpu.sm_clock_mhz, gpu.memory_clock_mhz) == (1980, 2619)
     assert (gpu.temperature_c, gpu.power_limit_default_w, gpu.clocks_event_reasons) == (None, None, None)
+    assert (gpu.ecc_enabled, gpu.mig_enabled, gpu.persistence_enabled) == (None, None, None)
     assert captured.nvidia_driver == "580.1"
+
+
+def test_modes_of_a_gpu(install_nvml) -> None:
+    fake = install_nvml("NVIDIA H200")
+    fake.nvmlDeviceGetEccMode = lambda handle: [1, 0]
+    fake.nvmlDeviceGetMigMode = lambda handle: (0, 1)
+    fake.nvmlDeviceGetPersistenceMode = lambda handle: 1
+    (gpu,) = capture_environment().gpus
+    assert (gpu.ecc_enabled, gpu.mig_enabled, gpu.persistence_enabled) == (True, False, True)
 
 
 def test_commands_lose_home_and_working_folder(monkeypatch, tmp_path: Path) -> None:
