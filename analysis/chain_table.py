@@ -9,43 +9,45 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.chain_summary import generated
+from analysis.chain_sweep_table import sweep_table, waterfall_tables
 from profiler.record import RunRecord, VariantResult, is_energy_estimate
 
 _UNKNOWN = "–"
 
 
-def render_chain(record: RunRecord) -> RenderableType:
+def render_chain(record: RunRecord, *, shows_waterfall: bool = False) -> RenderableType:
     """Lay a chain record out for a terminal.
 
     Args:
         record: a chain record with its derived figures.
+        shows_waterfall: also where the time of a hop goes, by variant.
 
     Returns:
         Something ``rich`` prints.
     """
     rows = [row for row in record.results if isinstance(row, VariantResult)]
     shown = generated(rows)
-    parts: list[RenderableType] = [_figures(record, shown)]
+    if len({row.batch_size for row in shown}) > 1:
+        parts: list[RenderableType] = [sweep_table(_title(record), shown)]
+    else:
+        parts = [_figures(record, shown)]
     if any(row.accuracy_by_operations for row in shown):
         parts.append(_by_operations(shown))
+    if shows_waterfall:
+        parts.extend(waterfall_tables(record))
     parts.extend(_verdicts(shown))
     notes = dict.fromkeys([*(note for row in shown for note in row.notes), *record.warnings])
     parts.extend(Text(f"note: {note}", style="dim") for note in notes)
     return Group(*parts)
 
 
-def print_chain(record: RunRecord, console: Console) -> None:
-    """Print a chain record."""
-    console.print(render_chain(record))
+def print_chain(record: RunRecord, console: Console, *, shows_waterfall: bool = False) -> None:
+    """Print a chain record; see :func:`render_chain`."""
+    console.print(render_chain(record, shows_waterfall=shows_waterfall))
 
 
 def _figures(record: RunRecord, rows: Sequence[VariantResult]) -> Table:
-    arguments = record.arguments
-    title = (
-        f"{arguments.get('model')} on {_machine(record)}: {arguments.get('problems')}, "
-        f"batch {arguments.get('batch_size')}, {arguments.get('mode')}"
-    )
-    table = Table(title=title, title_justify="left")
+    table = Table(title=_title(record), title_justify="left")
     table.add_column("")
     for row in rows:
         table.add_column(row.kernel, justify="right")
@@ -54,6 +56,18 @@ def _figures(record: RunRecord, rows: Sequence[VariantResult]) -> Table:
         if any(text != _UNKNOWN for text in cells):
             table.add_row(label, *cells)
     return table
+
+
+def _title(record: RunRecord) -> str:
+    arguments = record.arguments
+    sizes = sorted({row.batch_size for row in record.results if isinstance(row, VariantResult)})
+    context, hops = arguments.get("context"), arguments.get("hops")
+    return (
+        f"{arguments.get('model')} on {_machine(record)}: {arguments.get('problems')}, "
+        f"batch {', '.join(map(str, sizes))}, {arguments.get('mode')}, engine {arguments.get('engine')}"
+        + (f", context {context}" if context else "")
+        + (f", {hops} hops" if hops else "")
+    )
 
 
 def _machine(record: RunRecord) -> str:
@@ -124,6 +138,7 @@ _FIGURES: tuple[tuple[str, Callable[[VariantResult], str]], ...] = (
 
 def _by_operations(rows: Sequence[VariantResult]) -> Table:
     table = Table(title="correct / problems by number of operations", title_justify="left")
+    table.add_column("B", justify="right")
     table.add_column("kernel")
     counts = sorted({operations for row in rows for operations in row.accuracy_by_operations})
     for operations in counts:
@@ -131,7 +146,9 @@ def _by_operations(rows: Sequence[VariantResult]) -> Table:
     for row in rows:
         groups = row.accuracy_by_operations
         table.add_row(
-            row.kernel, *(f"{groups[c].correct}/{groups[c].n}" if c in groups else _UNKNOWN for c in counts)
+            str(row.batch_size),
+            row.kernel,
+            *(f"{groups[c].correct}/{groups[c].n}" if c in groups else _UNKNOWN for c in counts),
         )
     return table
 
@@ -144,7 +161,8 @@ def _verdicts(rows: Sequence[VariantResult]) -> list[Text]:
     for row in rows:
         if row.verdict_reason is None:
             continue
-        line = Text(f"{row.kernel}: ")
+        several = len({row.batch_size for row in rows}) > 1
+        line = Text(f"{row.kernel}{f' at B = {row.batch_size}' if several else ''}: ")
         for quantity, verdict in (("time", row.verdict_time), ("energy", row.verdict_energy)):
             said = verdict or "not measured"
             line.append(f"{quantity} {said}", style=_STYLES.get(said, ""))

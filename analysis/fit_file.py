@@ -189,7 +189,8 @@ def read_fits(path: Path) -> FitsFile:
 
 def newest_fits(folder: Path, machine: str) -> FitsFile | None:
     """Return the newest fits of a machine (its name or its key of the hardware table), or None."""
-    files = sorted(folder.glob("[!.]*.json"), reverse=True) if folder.is_dir() else []
+    # Named as write_fits names them: predictions may be kept in the same folder.
+    files = sorted(folder.glob("[0-9]*T[0-9]*Z-*.json"), reverse=True) if folder.is_dir() else []
     return next((fits for fits in map(read_fits, files) if machine in (fits.machine, fits.arch)), None)
 
 

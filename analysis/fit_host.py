@@ -1,4 +1,10 @@
-"""Host time: seconds per launch and per synchronisation, from chains of launches that do nothing else."""
+"""Host time: seconds per launch and per synchronisation, from chains of launches that do nothing else.
+
+    launched one by one:  time = launches * h + syncs * s
+    from one CUDA graph:  time = g + launches * d
+
+with d the time of a kernel that does nothing inside a graph, and g that of launching a graph and waiting for it.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +15,8 @@ import numpy as np
 
 from analysis.fit_solver import Solution, linear_problem, solve
 
-HOST_PARAMETERS = ("launch_s", "sync_s")
+HOST_PARAMETERS = ("launch_s", "sync_s", "graph_s", "node_s")
+EAGER, GRAPH = "eager", "graph"
 
 
 @dataclass(frozen=True)
@@ -17,34 +24,55 @@ class LaunchChain:
     """A timed chain of empty kernels.
 
     Attributes:
-        launches: kernels launched one by one.
+        launches: kernels launched.
         syncs: synchronisations of the host within the chain.
         time_s: median time of the chain, s.
         relative_se: standard error over the time.
+        engine: ``eager``, one launch at a time, or ``graph``, all of them from one CUDA graph.
     """
 
     launches: int
     syncs: int
     time_s: float
     relative_se: float
+    engine: str = EAGER
 
 
 def fit_host(chains: Sequence[LaunchChain], *, seed: int, n_draws: int = 200) -> Solution:
-    """Fit h and s: time = launches * h + syncs * s.
+    """Fit h and s, and where graphs were timed g and d.
 
     Args:
         chains: with different numbers of launches, and some with synchronisations.
         seed: of the bootstrap.
         n_draws: bootstrap draws.
 
+    Returns:
+        ``launch_s`` and ``sync_s``, and where graphs were timed ``graph_s`` and ``node_s``.
+
     Raises:
-        ValueError: fewer than 3 chains, none without and with synchronisations, or a time not above 0.
+        ValueError: fewer than 3 chains, none without and with synchronisations, graphs of one length, an engine that is
+            neither, or a time not above 0.
     """
-    columns = np.array([[c.launches, c.syncs] for c in chains], dtype=np.float64).reshape(len(chains), 2)
-    if len({c.syncs / c.launches for c in chains if c.launches}) < 2:
+    for chain in chains:
+        if chain.engine not in (EAGER, GRAPH):
+            raise ValueError(f"engine={chain.engine!r} of a chain is none of {EAGER}, {GRAPH}")
+    eager = [c for c in chains if c.engine == EAGER]
+    graphs = [c for c in chains if c.engine == GRAPH]
+    if len({c.syncs / c.launches for c in eager if c.launches}) < 2:
         raise ValueError(
-            f"{len(chains)} chains with one ratio of syncs to launches cannot tell the two apart; "
+            f"{len(eager)} chains with one ratio of syncs to launches cannot tell the two apart; "
             "needed: chains with and without synchronisation"
         )
-    time_s, se = (np.array([getattr(c, f) for c in chains]) for f in ("time_s", "relative_se"))
-    return solve(linear_problem(HOST_PARAMETERS, columns, time_s, se), seed=seed, n_draws=n_draws)
+    if graphs and len({c.launches for c in graphs}) < 2:
+        raise ValueError(f"{len(graphs)} graphs of {graphs[0].launches} launches cannot tell g from d")
+    columns = np.array(
+        [
+            [c.launches, c.syncs, 0, 0] if c.engine == EAGER else [0, 0, 1, c.launches]
+            for c in (*eager, *graphs)
+        ],
+        dtype=np.float64,
+    ).reshape(len(chains), len(HOST_PARAMETERS))
+    shown = np.array([True, True, bool(graphs), bool(graphs)])
+    names = tuple(name for name, is_shown in zip(HOST_PARAMETERS, shown, strict=True) if is_shown)
+    time_s, se = (np.array([getattr(c, f) for c in (*eager, *graphs)]) for f in ("time_s", "relative_se"))
+    return solve(linear_problem(names, columns[:, shown], time_s, se), seed=seed, n_draws=n_draws)

@@ -11,7 +11,7 @@ from typing import Any
 
 from analysis.fit_cast import CastCell
 from analysis.fit_energy import EnergyWork
-from analysis.fit_host import LaunchChain
+from analysis.fit_host import EAGER, LaunchChain
 from analysis.fit_time import Cell
 from profiler.record import EnergyRow, RunRecord, SweepRow, iter_samples, list_runs, load_record
 
@@ -174,7 +174,8 @@ def _take_derived(found: FitInput, record: RunRecord) -> None:
     for chain in derived.get("launch_chains", []):
         p50 = chain["time_us_p50"]
         se = _MEDIAN_SE * (chain["time_us_p95"] - chain["time_us_p05"]) / p50 / math.sqrt(chain["timings"])
-        found.launches.append(LaunchChain(chain["launches"], chain["syncs"], p50 * 1e-6, se))
+        engine = chain.get("engine", EAGER)
+        found.launches.append(LaunchChain(chain["launches"], chain["syncs"], p50 * 1e-6, se, engine))
     bandwidth = derived.get("read_bandwidth")
     if bandwidth:
         found.bandwidth_bytes_per_s.append(bandwidth["read_gb_s_p50"] * 1e9)
@@ -182,8 +183,8 @@ def _take_derived(found: FitInput, record: RunRecord) -> None:
 
 def _take_energy(found: FitInput) -> None:
     for record in found.records:
-        for row in record.results:
-            if not isinstance(row, EnergyRow) or row.energy_j is None or not row.duration_s:
+        for row in energy_rows(record):
+            if row.energy_j is None or not row.duration_s:
                 continue
             if row.energy_source not in _MEASURED:
                 found.warnings.append(
@@ -194,6 +195,13 @@ def _take_energy(found: FitInput) -> None:
                 found.energy.append(EnergyWork("idle", watt, _energy_se(row, watt), time_s=1.0))
             elif row.m is not None and row.n is not None and row.k is not None and row.units:
                 _take_call(found, row, row.m, row.n * row.k, row.n + row.k)
+
+
+def energy_rows(record: RunRecord) -> list[EnergyRow]:
+    """Rows of an energy run, or those that a sweep for a fit keeps among its derived figures."""
+    derived: Any = record.derived.get("energy", [])
+    own = [row for row in record.results if isinstance(row, EnergyRow)]
+    return [*own, *(EnergyRow.model_validate(row) for row in derived if record.status != "failed")]
 
 
 def _take_call(found: FitInput, row: EnergyRow, m: int, weights: int, edge: int) -> None:

@@ -87,7 +87,7 @@ def run_check(
         for _subject, load in loads.values():
             _run_for(load, plan.lead_in_s)
         for _ in range(plan.repeats):
-            for name, (subject, load) in loads.items():
+            for name, (_subject, load) in loads.items():
                 lead_in_s = plan.lead_in_s if name in STEADY else plan.rest_s
                 window = fill_window(meter, load, least_s=plan.seconds, lead_in_s=lead_in_s)
                 taken.taken.setdefault(name, []).append(window)

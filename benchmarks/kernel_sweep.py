@@ -24,6 +24,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from benchmarks import outcome as ends
 from benchmarks.checkpoint import Checkpoint
+from benchmarks.for_fit import ForFit, fit_plan, measure_for_fit
 from benchmarks.machine import Absent, Target, find_target, known_archs
 from benchmarks.outcome import SweepRun
 from benchmarks.peers.registry import PEERS
@@ -70,6 +71,13 @@ def sweep_command(
         str | None,
         typer.Option(metavar="NAME,...", help=f"Only these peers, comma-separated: {', '.join(PEERS)}."),
     ] = None,
+    for_fit: Annotated[
+        bool,
+        typer.Option(
+            "--for-fit",
+            help="Measure all that `qt-profile fit` needs: kernels, shapes and m are given, energy and launches added.",
+        ),
+    ] = False,
     tune: Annotated[
         bool,
         typer.Option(
@@ -91,7 +99,7 @@ def sweep_command(
     is not here, 130 interrupted (what was measured is kept).
     """
     request = SweepRequest(
-        tuple(formats or ()), kernels, model, shapes, m, repeats, group_size, seed, peers, peer
+        tuple(formats or ()), kernels, model, shapes, m, repeats, group_size, seed, peers, peer, for_fit
     )
     try:
         target = find_target(arch)
@@ -176,17 +184,32 @@ def _measure(run: SweepRun, out: Path, as_json: bool) -> int:
             on_progress=on_progress,
             on_cell=on_cell,
         )
+    more = _for_fit(run, outcome)
     drawn, not_drawn = _draw(run, outcome)
-    record = ends.to_record(outcome, run, warnings=[*not_drawn, *missed[:1]])
+    record = more.added_to(ends.to_record(outcome, run, warnings=[*not_drawn, *missed[:1]]))
     path: Path | None = None
     pictures: list[Path] = []
     try:
-        path = checkpoint.write(record, outcome.samples)
+        path = checkpoint.write(record, [*outcome.samples, *more.samples])
         pictures = _store(drawn, path)
     except (RecordError, OSError) as error:
         problems.append(str(error))
     _end(record, outcome, path, pictures, problems, as_json)
     return ends.exit_code(outcome, has_problems=bool(problems))
+
+
+def _for_fit(run: SweepRun, outcome: SweepOutcome) -> ForFit:
+    """Energy and launches, after the times: a window of energy warms the card."""
+    if not run.request.for_fit or outcome.interrupted:
+        return ForFit()
+    plan = fit_plan(run.plan, run.target)
+    with (
+        _progress("for the fit", plan.steps) as on_progress,
+        contextlib.redirect_stdout(sys.stderr),
+    ):
+        more = measure_for_fit(plan, run.target, on_progress=on_progress)
+    outcome.interrupted = more.interrupted
+    return more
 
 
 def _draw(run: SweepRun, outcome: SweepOutcome) -> tuple[dict[str, bytes], list[str]]:

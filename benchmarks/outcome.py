@@ -142,6 +142,8 @@ def exit_code(outcome: SweepOutcome, *, has_problems: bool = False) -> int:
 
 
 def _topic(request: SweepRequest) -> str:
+    if request.for_fit:
+        return "for-fit"
     if request.model is not None:
         return request.model
     return "shapes" if request.shapes is not None else "default"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from benchmarks.peers.peer import Peer
@@ -28,6 +28,19 @@ _CPU_LIMIT_S = 4.0
 _CPU_REPEATS = 20
 _GPU_LIMIT_S = 20.0
 _GPU_REPEATS = 50
+# What a fit needs: launch-bound to bandwidth-bound, narrow and wide, the same n k with another n + k, both sides of
+# the ridge; and of every format what it costs with and without decoding.
+_FIT_FORMATS = ("nf4", "fp4", "int8", "fp8")
+_FIT_KERNELS = (
+    *(f"{scheme}_{fmt}" for fmt in _FIT_FORMATS for scheme in ("unfused", "fused", "null")),
+    "native_int8",
+    "native_fp8",
+)
+_FIT_GPU_SHAPES = "1024x1024,1024x3072,2048x1024,3072x2048,6144x1024,4096x4096,4096x14336,28672x4096"
+_FIT_GPU_MS = "1,8,16,32,64,128,256"
+_FIT_CPU_SHAPES = "128x128,128x384,256x128,384x256,512x512"
+_FIT_CPU_MS = "1,8,64"
+FIT_LEAST_REPEATS = 12
 
 
 @dataclass(frozen=True)
@@ -71,6 +84,8 @@ class SweepRequest:
     """Whether other libraries' kernels are measured beside ours."""
     peer: str | None = None
     """Peers to measure, comma-separated; None for all of them."""
+    for_fit: bool = False
+    """Whether everything is measured that a fit needs; kernels, shapes and rows of x are then given."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +135,8 @@ def make_plan(
         ValueError: an unknown name, a number that is no size, or sizes that do not fit each other.
     """
     on_cpu = device_type == "cpu"
+    if request.for_fit:
+        request = fit_request(request, on_cpu)
     if request.repeats is not None and request.repeats < LEAST_REPEATS:
         raise ValueError(
             f"repeats={request.repeats} is less than {LEAST_REPEATS}, the fewest that give an interval"
@@ -137,6 +154,41 @@ def make_plan(
     )
     _check_groups(plan)
     return plan
+
+
+def fit_request(request: SweepRequest, on_cpu: bool) -> SweepRequest:
+    """Fill in what a sweep for a fit measures.
+
+    Args:
+        request: a request with ``for_fit``.
+        on_cpu: whether it runs on a CPU, which gets a small variant.
+
+    Raises:
+        ValueError: it names kernels, shapes, rows or peers of its own, or too few repeats for an interval.
+    """
+    own = {
+        "--format": ",".join(request.formats) or None,
+        "--kernels": request.kernels,
+        "--model": request.model,
+        "--shapes": request.shapes,
+        "--m": request.m,
+        "--peer": "all" if request.peers else request.peer,
+    }
+    given = [f"{option} {value}" for option, value in own.items() if value is not None]
+    if given:
+        raise ValueError(
+            f"--for-fit measures {len(_FIT_KERNELS) + 1} kernels at shapes of its own, which "
+            f"{', '.join(given)} contradicts"
+        )
+    if request.repeats is not None and request.repeats < FIT_LEAST_REPEATS:
+        raise ValueError(f"repeats={request.repeats} is less than {FIT_LEAST_REPEATS}, what --for-fit needs")
+    return replace(
+        request,
+        kernels=",".join(_FIT_KERNELS),
+        shapes=_FIT_CPU_SHAPES if on_cpu else _FIT_GPU_SHAPES,
+        m=_FIT_CPU_MS if on_cpu else _FIT_GPU_MS,
+        repeats=request.repeats or FIT_LEAST_REPEATS,
+    )
 
 
 def parse_ms(text: str) -> tuple[int, ...]:

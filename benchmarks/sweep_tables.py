@@ -1,65 +1,92 @@
-"""Tables of a sweep record in Markdown, for the pages that show measured numbers."""
+"""Tables of sweep records in Markdown, for the pages that show measured numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from profiler.record import RunRecord, SweepRow
+from benchmarks.markdown import table
+from benchmarks.published import rows_of, source_line
+from profiler.record import RunRecord, SweepRow, load_record
 
-_OURS = ("fused_", "native_", "unfused_")
+_OURS = ("bf16", "fused_", "native_", "unfused_")
 
 
-def speedup_table(record: RunRecord, shape: tuple[int, int], *, peers: bool = True) -> str:
+def sweep_page(by_shape: Mapping[tuple[int, int], Path]) -> str:
+    """Every shape's times and the floors at one row of x.
+
+    Args:
+        by_shape: record of every shape (n, k).
+    """
+    records = {shape: load_record(path) for shape, path in by_shape.items()}
+    times = [speedup_table(record, shape) for shape, record in records.items()]
+    return "\n\n".join([*times, floor_table(records, 1), *_sources(by_shape)])
+
+
+def sweep_summary(by_shape: Mapping[tuple[int, int], Path], ms: Sequence[int]) -> str:
+    """How many times faster than bf16 every kernel is at the largest shape, for some m; peers in their order.
+
+    Args:
+        by_shape: record of every shape (n, k), the largest first.
+        ms: rows of x.
+    """
+    shape, path = next(iter(by_shape.items()))
+    rows = rows_of(load_record(path), shape)
+    names = [n for n in _names(rows) if not n.startswith("unfused_") or n == "unfused_nf4"]
+    by_cell = {(row.kernel, row.m): row for row in rows}
+    summary = table(
+        f"× bf16 at {shape[0]}×{shape[1]}",
+        [f"m = {m}" for m in ms],
+        {f"`{name}`": [_speedup(by_cell.get((name, m))) for m in ms] for name in names if name != "bf16"},
+    )
+    return f"{summary}\n\n{source_line(load_record(path), path)}"
+
+
+def speedup_table(record: RunRecord, shape: tuple[int, int]) -> str:
     """Time of every kernel at one shape over m, and how many times faster than bf16 it is.
 
     Args:
         record: a sweep.
         shape: (n, k).
-        peers: whether other libraries' rows are shown.
     """
-    rows = [row for row in record.results if isinstance(row, SweepRow) and (row.n, row.k) == shape]
+    rows = rows_of(record, shape)
     ms = sorted({row.m for row in rows})
-    names = list(dict.fromkeys(row.kernel for row in rows if _is_shown(row, rows, peers)))
-    lines = [
-        f"| {shape[0]}×{shape[1]}, time_us_p50 (× bf16) | " + " | ".join(f"m = {m}" for m in ms) + " |",
-        "|---|" + "---:|" * len(ms),
-    ]
     by_cell = {(row.kernel, row.m): row for row in rows}
-    for name in names:
-        cells = [_time(by_cell.get((name, m))) for m in ms]
-        lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def floor_table(record: RunRecord, m: int) -> str:
-    """Share of the bandwidth floor (stored weight over read bandwidth, both of this run) at one m, by shape."""
-    rows = [row for row in record.results if isinstance(row, SweepRow) and row.m == m]
-    shapes = sorted({(row.n, row.k) for row in rows}, key=lambda shape: -shape[0] * shape[1])
-    names = dict.fromkeys(
-        row.kernel for row in rows if row.kernel == "bf16" or row.kernel.startswith("fused_")
+    return table(
+        f"{shape[0]}×{shape[1]}, time_us_p50 (× bf16)",
+        [f"m = {m}" for m in ms],
+        {f"`{name}`": [_time(by_cell.get((name, m))) for m in ms] for name in _names(rows)},
     )
-    lines = [
-        f"| m = {m}, share of the floor | " + " | ".join(f"{n}×{k}" for n, k in shapes) + " |",
-        "|---|" + "---:|" * len(shapes),
-    ]
-    by_cell = {(row.kernel, row.n, row.k): row for row in rows}
-    for name in names:
-        cells = [_share(by_cell.get((name, *shape))) for shape in shapes]
-        lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
 
 
-def shapes_of(record: RunRecord) -> Sequence[tuple[int, int]]:
-    """Shapes of a sweep, the largest first."""
-    shapes = {(row.n, row.k) for row in record.results if isinstance(row, SweepRow)}
-    return sorted(shapes, key=lambda shape: -shape[0] * shape[1])
+def floor_table(records: Mapping[tuple[int, int], RunRecord], m: int) -> str:
+    """Share of the bandwidth floor (stored weight over read bandwidth, both of the run) at one m, by shape.
+
+    Args:
+        records: record of every shape (n, k).
+        m: rows of x.
+    """
+    cells: dict[str, dict[tuple[int, int], SweepRow]] = {}
+    for shape, record in records.items():
+        for row in rows_of(record, shape):
+            if row.m == m and (row.kernel == "bf16" or row.kernel.startswith("fused_")):
+                cells.setdefault(f"`{row.kernel}`", {})[shape] = row
+    return table(
+        f"m = {m}, share of the floor",
+        [f"{n}×{k}" for n, k in records],
+        {name: [_share(by_shape.get(shape)) for shape in records] for name, by_shape in cells.items()},
+    )
 
 
-def _is_shown(row: SweepRow, rows: Sequence[SweepRow], peers: bool) -> bool:
-    if row.kernel == "bf16" or row.kernel.startswith(_OURS):
-        return True
-    is_peer = not row.kernel.startswith("null_")
-    return peers and is_peer and any(other.kernel == row.kernel and other.time_us_p50 for other in rows)
+def _names(rows: Sequence[SweepRow]) -> list[str]:
+    """Kernels that mean something, ours ahead of the peers."""
+    names = dict.fromkeys(row.kernel for row in rows if not row.kernel.startswith("null_"))
+    return sorted(names, key=lambda name: not name.startswith(_OURS))
+
+
+def _sources(by_shape: Mapping[tuple[int, int], Path]) -> list[str]:
+    paths = dict.fromkeys(by_shape.values())
+    return [source_line(load_record(path), path) for path in paths]
 
 
 def _time(row: SweepRow | None) -> str:
@@ -67,6 +94,10 @@ def _time(row: SweepRow | None) -> str:
         return "–"
     time = f"{row.time_us_p50:.1f}" if row.time_us_p50 >= 10 else f"{row.time_us_p50:.2f}"
     return time if row.speedup_p50 is None else f"{time} ({row.speedup_p50:.2f})"
+
+
+def _speedup(row: SweepRow | None) -> str:
+    return "–" if row is None or row.speedup_p50 is None else f"{row.speedup_p50:.2f}"
 
 
 def _share(row: SweepRow | None) -> str:

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import functools
 import json
-import os
-from collections.abc import Sequence
-from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from profiler.cli_errors import EXIT_CHECK_FAILED, STOP_SIGNALS, FrontDoor, MissingHardwareError
+from profiler.cli_chain_command import chain_command
+from profiler.cli_compare import compare_command
+from profiler.cli_errors import EXIT_CHECK_FAILED, STOP_SIGNALS, FrontDoor
 from profiler.cli_fit import fit_command
+from profiler.cli_predict import predict_command
+from profiler.cli_report import report_command
 from profiler.cli_runs import app as runs
 
 _TABLE_WIDTH = 120
@@ -53,112 +54,7 @@ def _options(
     pass
 
 
-@app.command()
-def chain(
-    model: Annotated[
-        str, typer.Option(help="tiny, a key of the model table, a local folder, or a hub id.")
-    ] = "tiny",
-    kernel: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Variant to profile; repeat for several; fused_nf4 by default. See `qt-profile kernels`."
-        ),
-    ] = None,
-    baseline: Annotated[str, typer.Option(help="Reference kernel.")] = "bf16",
-    problems: Annotated[
-        str, typer.Option(help="synthetic, a GSM8K or MathQA file, recorded solutions, or openai/gsm8k.")
-    ] = "synthetic",
-    limit: Annotated[
-        int | None, typer.Option(help="At most this many problems; 20 synthetic ones by default.")
-    ] = None,
-    mode: Annotated[
-        str, typer.Option(help="generate: solve the problems; replay: force recorded solutions.")
-    ] = "generate",
-    batch: Annotated[int, typer.Option(help="Sequences decoded together, B.")] = 1,
-    max_new: Annotated[int, typer.Option(help="Most tokens per solution, 2 or more.")] = 400,
-    seed: Annotated[
-        int, typer.Option(help="Seeds the synthetic problems, random weights and intervals.")
-    ] = 1,
-    group_size: Annotated[
-        int | None, typer.Option(help="Weights per scale (32, 64, 128) of the grouped formats.")
-    ] = None,
-    double_quant: Annotated[
-        bool, typer.Option("--double-quant", help="Quantize the group scales too.")
-    ] = False,
-    ablation: Annotated[
-        int,
-        typer.Option(
-            help="Problems replayed with unfused, fused and null kernels to isolate the cast; 0: none."
-        ),
-    ] = 4,
-    weights: Annotated[
-        str, typer.Option(help="real, or random: time and energy only, accuracy is not measured.")
-    ] = "real",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    tdp_w: Annotated[
-        float | None, typer.Option(help="TDP for an energy estimate where no counter is readable, W.")
-    ] = None,
-    energy_windows: Annotated[
-        int,
-        typer.Option(
-            help="Windows of 5 s that an energy counter gets per kernel at least; 0: none are filled, for a quick look."
-        ),
-    ] = 3,
-    grid_intensity: Annotated[
-        float | None,
-        typer.Option("--grid-intensity", help="Carbon intensity of the grid for CAES, kgCO2e/kWh."),
-    ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            help="CPU threads; by default half of the logical CPUs, so that others do not stall us."
-        ),
-    ] = None,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Skip malformed lines of the problem file.")
-    ] = False,
-    out: Annotated[Path, typer.Option(help="Folder that the run record is written into.")] = Path("runs"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
-) -> None:
-    """Solve multi-hop problems with a baseline and with low-bit kernels; print the table, store the run.
-
-    Exit codes: 0 done, 1 the record could not be written, 2 bad arguments, 3 missing hardware,
-    130 interrupted (what was measured is kept; before anything was, no record is written).
-    """
-    from profiler.cli_chain import ChainJob, run_chain
-    from reasoning.chain_spec import ChainMode, ChainSpec
-
-    spec = ChainSpec(
-        model=model,
-        kernels=tuple(kernel or ["fused_nf4"]),
-        baseline=baseline,
-        problems=problems,
-        limit=limit,
-        mode=_choice("mode", mode, ChainMode),
-        batch_size=batch,
-        max_new_tokens=max_new,
-        seed=seed,
-        group_size=group_size,
-        double_quant=double_quant,
-        ablation_problems=ablation,
-        energy_windows=energy_windows,
-        grid_kgco2e_per_kwh=grid_intensity,
-    )
-    _check_one_of("device", device, ("auto", "cpu", "cuda"))
-    _check_one_of("weights", weights, ("real", "random"))
-    _use_threads(threads)
-    code = run_chain(
-        ChainJob(
-            spec=spec,
-            weights="random" if weights == "random" else "real",
-            device=_device(device),
-            tdp_w=tdp_w,
-            skip_bad=skip_bad,
-            out=out,
-            as_json=as_json,
-        )
-    )
-    raise typer.Exit(code)
+app.command("chain")(chain_command)
 
 
 @app.command(
@@ -288,38 +184,9 @@ def doctor(
 
 app.add_typer(runs, name="runs")
 app.command("fit")(fit_command)
-
-_Choice = TypeVar("_Choice", bound=Enum)
-
-
-def _choice(option: str, value: str, kind: type[_Choice]) -> _Choice:
-    _check_one_of(option, value, [str(member.value) for member in kind])
-    return kind(value)
-
-
-def _check_one_of(option: str, value: str, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise ValueError(f"--{option} {value!r} is none of {', '.join(allowed)}")
-
-
-def _use_threads(threads: int | None) -> None:
-    import torch
-
-    cpus = os.cpu_count() or 1
-    if threads is not None and not 1 <= threads <= cpus:
-        raise ValueError(f"--threads {threads} is outside 1 to {cpus}, the logical CPUs here")
-    torch.set_num_threads(threads or max(1, cpus // 2))
-
-
-def _device(wanted: str) -> Literal["cpu", "cuda"]:
-    import torch
-
-    here = torch.cuda.is_available()
-    if wanted == "cuda" and not here:
-        raise MissingHardwareError(
-            "--device cuda, but torch sees no CUDA device here; see `qt-profile doctor`"
-        )
-    return "cuda" if here and wanted != "cpu" else "cpu"
+app.command("report")(report_command)
+app.command("predict")(predict_command)
+app.command("compare")(compare_command)
 
 
 def _console() -> Console:

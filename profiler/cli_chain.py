@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import typer
 from rich.console import Console
 
+from profiler.cli_chain_resume import KeptSizes, kept_from
 from profiler.cli_errors import (
     EXIT_CHECK_FAILED,
     EXIT_INTERRUPTED,
@@ -58,6 +59,10 @@ class ChainJob:
     """Folder of runs."""
     as_json: bool
     """Print one JSON object instead of tables."""
+    resume: Path | None = None
+    """An interrupted run of the same chain, whose finished batch sizes are taken over."""
+    shows_waterfall: bool = False
+    """Print the waterfall of every variant."""
 
 
 def run_chain(job: ChainJob) -> int:
@@ -68,7 +73,7 @@ def run_chain(job: ChainJob) -> int:
 
     Returns:
         The exit code: 0 done, 1 an error ended the run or the record could not be written where it belongs, 3 the
-        memory of the device was too small to finish, 130 interrupted.
+        memory of the device was too small for all of it, 130 interrupted.
 
     Raises:
         ValueError: an argument, the problems or the model cannot be used.
@@ -81,14 +86,18 @@ def run_chain(job: ChainJob) -> int:
     spec = job.spec
     created_utc = datetime.now(timezone.utc)
     check_out(job.out)
+    kept = None if job.resume is None else kept_from(job.resume, _settings(job))
+    todo = spec if kept is None else replace(spec, batch_sizes=kept.missing(spec.batch_sizes))
     problems, skipped = select_problems(spec, skip_bad=job.skip_bad)
     meter = best_meter(job.tdp_w, device=job.device)
-    loaded = load_model(spec.model, device=job.device, weights=job.weights, seed=spec.seed)
+    loaded = load_model(
+        spec.model, device=job.device, weights=job.weights, seed=spec.seed, streams=spec.streams
+    )
     _refuse_nan(loaded.model)
     with _progress_bar() as progress:
         task = progress.add_task("quantizing", total=None)
         run = ChainRun(
-            spec,
+            todo,
             loaded,
             problems,
             meter,
@@ -99,13 +108,13 @@ def run_chain(job: ChainJob) -> int:
         sentence = "interrupted before anything was measured; no record was written"
         fail(sentence, EXIT_INTERRUPTED, as_json=job.as_json)
     with STOP_SIGNALS.held():
-        record = _record(job, created_utc, loaded, outcome, meter, skipped, len(problems))
-        folder, trouble = _store(job.out, record, outcome.samples)
+        record = _record(job, created_utc, loaded, outcome, meter, skipped, len(problems), kept)
+        folder, trouble = _store(job.out, record, [*(kept.samples if kept else ()), *outcome.samples])
         code = EXIT_INTERRUPTED if outcome.interrupted else 0
         if outcome.failure is not None:
             code = EXIT_MISSING_HARDWARE if hardware_reason(outcome.failure) else EXIT_CHECK_FAILED
         told = "; ".join(part for part in (record.error, trouble) if part) or None
-        return _show(record, folder, told, EXIT_CHECK_FAILED if trouble else code, as_json=job.as_json)
+        return _show(job, record, folder, told, EXIT_CHECK_FAILED if trouble else code)
 
 
 def check_out(out: Path) -> None:
@@ -146,8 +155,9 @@ def _record(
     meter: EnergyMeter,
     skipped: tuple[BadLine, ...],
     problem_count: int,
+    kept: KeptSizes | None,
 ) -> RunRecord:
-    from analysis.chain_summary import summarise
+    from analysis.chain_summary import derived_of, summarise
 
     spec = job.spec
     environment = capture_environment(sys.argv)
@@ -158,15 +168,19 @@ def _record(
         seed=spec.seed,
         grid_kgco2e_per_kwh=spec.grid_kgco2e_per_kwh,
         throttled=any(state.throttled for state in outcome.gpu_states),
+        host_paced=spec.engine.value == "eager" and job.device == "cuda",
     )
+    by_size = (kept.by_batch_size if kept else {}) | summary.by_batch_size
+    derived = derived_of(spec.baseline, by_size) | {
+        "batch_sizes_measured": [*(kept.measured if kept else ()), *outcome.measured],
+        "batch_sizes_not_measured": {str(size): why for size, why in outcome.not_measured.items()},
+    }
+    if kept is not None:
+        derived["resumed"] = kept.origin
     warnings = [*outcome.warnings, f"energy: {meter.reason}"]
     if skipped:
         reasons = "; ".join(f"{line.position}: {line.reason}" for line in skipped[:3])
         warnings.append(f"{len(skipped)} malformed records skipped: {reasons}")
-    settings = {name: getattr(value, "value", value) for name, value in asdict(spec).items()}
-    settings["kernels"] = list(spec.kernels)
-    # As the first word, the file of problems loses its folder; the model's keeps what is not personal.
-    settings["problems"], settings["model"] = scrub_command([spec.problems, spec.model])
     return RunRecord(
         run_id=new_run_id(f"chain-{loaded.name}-{'-'.join(spec.kernels)}", created_utc),
         kind="chain",
@@ -174,19 +188,25 @@ def _record(
         created_utc=created_utc,
         command=environment.command,
         environment=environment,
-        arguments=settings
-        | {
-            "weights": job.weights,
-            "weights_source": loaded.source,
-            "device": job.device,
-            "problem_count": problem_count,
-        },
-        results=list(summary.rows),
+        arguments=_settings(job) | {"weights_source": loaded.source, "problem_count": problem_count},
+        results=[*(kept.rows if kept else ()), *summary.rows],
         gpu_states=outcome.gpu_states,
-        derived=summary.derived,
+        derived=derived,
         warnings=warnings,
         error=None if outcome.failure is None else _failure_sentence(outcome.failure),
     )
+
+
+def _settings(job: ChainJob) -> dict[str, Any]:
+    """The arguments that a record keeps, and that a run which resumes it has to repeat."""
+    spec = job.spec
+    settings = {name: getattr(value, "value", value) for name, value in asdict(spec).items()}
+    settings["kernels"], settings["batch_sizes"] = list(spec.kernels), list(spec.batch_sizes)
+    # What readers of one batch size look for.
+    settings["batch_size"] = spec.batch_sizes[0] if len(spec.batch_sizes) == 1 else None
+    # As the first word, the file of problems loses its folder; the model's keeps what is not personal.
+    settings["problems"], settings["model"] = scrub_command([spec.problems, spec.model])
+    return settings | {"weights": job.weights, "device": job.device}
 
 
 def _failure_sentence(error: RuntimeError) -> str:
@@ -211,10 +231,10 @@ def _store(out: Path, record: RunRecord, samples: list[Sample]) -> tuple[Path | 
     return rescued, f"{refusal}; this run was stored in {rescued} instead"
 
 
-def _show(record: RunRecord, folder: Path | None, trouble: str | None, code: int, *, as_json: bool) -> int:
+def _show(job: ChainJob, record: RunRecord, folder: Path | None, trouble: str | None, code: int) -> int:
     from analysis.chain_table import print_chain
 
-    if as_json:
+    if job.as_json:
         fields = record.model_dump(mode="json")
         if folder is not None:
             fields["run_id"] = folder.name
@@ -222,7 +242,8 @@ def _show(record: RunRecord, folder: Path | None, trouble: str | None, code: int
         typer.echo(json.dumps(fields | ending, allow_nan=False))
     else:
         console = Console()
-        print_chain(record, console if console.is_terminal else Console(width=_TABLE_WIDTH))
+        shown = console if console.is_terminal else Console(width=_TABLE_WIDTH)
+        print_chain(record, shown, shows_waterfall=job.shows_waterfall)
         if folder is not None:
             typer.echo(f"run record: {folder}")
     if trouble is not None:

@@ -145,7 +145,9 @@ def _gpu_states() -> Iterator[Check]:
         limit, default = gpu.power_limit_w, gpu.power_limit_default_w
         if limit is not None and default is not None and limit < default:
             fix = f"nvidia-smi -i {gpu.uuid} -pl {default:g} (root)"
-            yield Check(f"{place} power limit", "warn", f"{limit:g} W, shipped with {default:g} W: slower", fix)
+            yield Check(
+                f"{place} power limit", "warn", f"{limit:g} W, shipped with {default:g} W: slower", fix
+            )
         if gpu.persistence_enabled is False:
             fix = "nvidia-smi -pm 1 (root)"
             detail = "persistence mode is off: the first program waits for the driver, and idle power jumps"

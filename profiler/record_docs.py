@@ -117,8 +117,12 @@ plan with its defaults filled in, and `given`, the arguments as they were typed.
 | `derived` of | key | content |
 |---|---|---|
 | chain | `baseline` | name of the reference kernel |
-| chain | `waterfall` | by kernel: `reference_ms`, `saving_ms`, `exposed_cast_ms`, `variant_ms`, of median hops |
+| chain | `by_batch_size` | by batch size: `waterfall`, `mcnemar`; of a run with one they are in `derived` too |
+| chain | `waterfall` | by kernel: median hops and their parts in ms with `_ci95`, see `analysis/chain_waterfall.py` |
 | chain | `mcnemar` | by kernel: `problems`, `only_baseline`, `only_variant`, `p_value` of the exact test |
+| chain | `batch_sizes_measured` | batch sizes that were finished |
+| chain | `batch_sizes_not_measured` | by batch size: why it was not |
+| chain | `resumed` | the run whose finished batch sizes this one took over, with its commit and versions |
 | energy | `counter_tick_s`, `counter_tick_spread_s` | period of NVML's counter as measured, its largest deviation, s |
 | energy | `agreement_share`, `repeat_share` | bounds of `benchmarks.energy_check` |
 | sweep | `device`, `cache_bytes` | name of the device; cache that the copies of a weight must outgrow, bytes |

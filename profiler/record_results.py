@@ -20,6 +20,8 @@ from profiler.record_types import (
 )
 
 Mode = Literal["generate", "replay"]
+EngineName = Literal["eager", "graph", "compile"]
+HopClockName = Literal["events", "wall"]
 Verdict = Literal["trapped", "not trapped", "inconclusive"]
 
 
@@ -62,6 +64,14 @@ class VariantResult(Strict):
     """Registry name, such as ``fused_nf4``."""
     implementation: str
     """Implementation that ran, such as ``triton``."""
+    engine: EngineName | None = None
+    """How hops ran: ``eager``, Hugging Face's forward pass; ``graph``, ``compile``, our decoder; None: unknown."""
+    captured: bool | None = None
+    """Whether a hop was one launch of a CUDA graph; on a CPU the same step runs without; None: unknown."""
+    hop_clock: HopClockName | None = None
+    """``events``: hop times are the device's, between CUDA events; ``wall``: by the clock, the host included."""
+    context: PositiveCount | None = None
+    """Tokens of every prompt; None where prompts have lengths of their own."""
     mode: Mode
     """``generate``: free-running; ``replay``: tokens come from a recorded solution."""
     batch_size: PositiveCount
@@ -73,11 +83,11 @@ class VariantResult(Strict):
     tokens: Count
     """Tokens produced or replayed, over all sequences."""
     hop_ms_p50: NonNegative | None = None
-    """Median wall time of a hop, ms."""
+    """Median time of a hop, ms; see hop_clock."""
     hop_ms_p50_ci95: Interval | None = None
     """Bootstrap interval of that median, ms."""
     hop_ms_p95: NonNegative | None = None
-    """95th percentile of a hop's wall time, ms."""
+    """95th percentile of a hop's time, ms."""
     tps: NonNegative | None = None
     """Tokens per second over the decoding hops, whole batch."""
     prefill_s: NonNegative | None = None

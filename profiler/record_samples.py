@@ -37,7 +37,7 @@ class HopSample(KernelTagged):
     tokens: Count
     """Tokens that this hop produced or replayed."""
     hop_s: NonNegative
-    """Wall time between synchronised ends, s."""
+    """Wall time between synchronised ends, or the device's time between events (the row's hop_clock says which), s."""
 
 
 class QuerySample(KernelTagged):
@@ -74,6 +74,8 @@ class RangeSample(KernelTagged):
     """Hop within the batch, from 0."""
     linear_s: NonNegative
     """Time in all linear layers, s."""
+    device_s: NonNegative | None = None
+    """The whole hop in this pass, s: on a GPU its time on the device while the host ran ahead, on a CPU wall time."""
     cast_s: NonNegative | None = None
     """Time in ``tau_cast`` ranges, s; None for kernels without them."""
     comp_s: NonNegative | None = None

@@ -16,8 +16,10 @@ def select_problems(spec: ChainSpec, *, skip_bad: bool = False) -> tuple[list[Pr
         ValueError: the source cannot be read or holds no problem; replay of problems without solutions.
     """
     if spec.problems == SYNTHETIC:
-        chosen = list(islice(synthetic_problems(spec.seed), spec.limit or DEFAULT_SYNTHETIC_PROBLEMS))
-        return chosen, ()
+        wanted = max(
+            spec.problem_count(max(spec.batch_sizes)) or DEFAULT_SYNTHETIC_PROBLEMS, *spec.batch_sizes
+        )
+        return list(islice(synthetic_problems(spec.seed), spec.limit or wanted)), ()
     loaded = load_problems(spec.problems, limit=spec.limit, skip_bad=skip_bad)
     problems = list(loaded.problems)
     without = sum(p.solution is None for p in problems)

@@ -12,7 +12,6 @@ DEFAULT_SYNTHETIC_PROBLEMS = 20
 
 
 _LEAST = {
-    "batch_size": 1,
     "max_new_tokens": 2,
     "ablation_problems": 0,
     "ablation_hops": 2,
@@ -29,9 +28,15 @@ class ChainMode(str, Enum):
 
 
 class Engine(str, Enum):
-    """How a hop is executed; ``eager`` is the Hugging Face forward pass, kernel by kernel."""
+    """How a hop is executed.
+
+    ``eager``: the Hugging Face forward pass, kernel by kernel, which the host paces. ``graph``: our decoder with a
+    static cache, one CUDA graph per hop. ``compile``: the same, what lies between the linears made by torch's compiler.
+    """
 
     EAGER = "eager"
+    GRAPH = "graph"
+    COMPILE = "compile"
 
 
 @dataclass(frozen=True)
@@ -45,10 +50,14 @@ class ChainSpec:
         problems: ``synthetic`` (held-out structures of the project's own generator), a path or a hub id.
         limit: at most this many problems; None is all of a file, and ``DEFAULT_SYNTHETIC_PROBLEMS`` synthetic ones.
         mode: see :class:`ChainMode`.
-        batch_size: sequences decoded together, B.
+        batch_sizes: sequences decoded together, B; one after another.
         max_new_tokens: most tokens per solution.
         seed: seeds the synthetic problems, random weights and the bootstrap.
         engine: see :class:`Engine`.
+        context: tokens of every prompt: shorter ones get solved problems (random tokens where weights are random) in
+            front, longer ones lose their beginning; None leaves prompts as they are.
+        hops: decoded hops of every sequence, end tokens or not, for times alone: nothing is scored; None decodes to the
+            end of the solution.
         group_size: weights per scale of the grouped formats; None takes each format's default.
         double_quant: quantize the scales once more, where the format can.
         ablation_problems: problems replayed with every kernel of a variant's format, rounded up to whole batches; 0
@@ -69,10 +78,12 @@ class ChainSpec:
     problems: str = SYNTHETIC
     limit: int | None = None
     mode: ChainMode = ChainMode.GENERATE
-    batch_size: int = 1
+    batch_sizes: tuple[int, ...] = (1,)
     max_new_tokens: int = 400
     seed: int = 1
     engine: Engine = Engine.EAGER
+    context: int | None = None
+    hops: int | None = None
     group_size: int | None = None
     double_quant: bool = False
     ablation_problems: int = 4
@@ -87,8 +98,17 @@ class ChainSpec:
             value = getattr(self, name)
             if value < least:
                 raise ValueError(f"{name}={value} is below {least}")
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"limit={self.limit} is below 1")
+        for name in ("limit", "context", "hops"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} is below 1")
+        if not self.batch_sizes:
+            raise ValueError("a chain needs at least 1 batch size, got 0")
+        for size in self.batch_sizes:
+            if size < 1:
+                raise ValueError(f"batch_size={size} is below 1")
+        if len(set(self.batch_sizes)) != len(self.batch_sizes):
+            raise ValueError(f"a batch size is given twice: {', '.join(map(str, self.batch_sizes))}")
         grid = self.grid_kgco2e_per_kwh
         if grid is not None and not 0 < grid < float("inf"):
             raise ValueError(f"grid_kgco2e_per_kwh={grid:g} is not a positive number")
@@ -102,6 +122,23 @@ class ChainSpec:
                 )
         if len(set(self.main_kernels)) != len(self.main_kernels):
             raise ValueError(f"a kernel is named twice: {', '.join(self.main_kernels)}")
+
+    @property
+    def most_tokens(self) -> int:
+        """Most tokens added to a prompt; the prefill chooses the first of them."""
+        return self.max_new_tokens if self.hops is None else self.hops + 1
+
+    def problem_count(self, batch_size: int) -> int | None:
+        """Problems that a batch size decodes; None for all that there are.
+
+        Fixed hops are for times: two batches of them tell drift from noise, and more would only take longer.
+        """
+        return None if self.hops is None or self.limit is not None else 2 * batch_size
+
+    @property
+    def streams(self) -> bool:
+        """Whether no kernel needs native weights, so that each can be dropped as soon as it has been quantized."""
+        return self.engine is not Engine.EAGER and all(kernel.format for kernel in self.all_kernels())
 
     @property
     def main_kernels(self) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from profiler.nvtx import open_range
-from profiler.timing import HopTimer
+from reasoning.engine.event_timer import HopClock
 
 
 @dataclass
@@ -99,7 +99,7 @@ def decode_batch(
     lengths: Sequence[int],
     end_tokens: frozenset[int],
     padding: int,
-    timer: HopTimer,
+    timer: HopClock,
 ) -> BatchTrace:
     """Decode one batch.
 
@@ -143,12 +143,14 @@ def decode_steps(
     lengths: Sequence[int],
     end_tokens: frozenset[int],
     padding: int,
-    timer: HopTimer,
+    timer: HopClock,
     trace: BatchTrace,
+    on_logits: Callable[[int, Tensor], None] | None = None,
 ) -> Iterator[None]:
     """:func:`decode_batch` one step at a time, so that several kernels can take turns at every hop.
 
     Arguments and errors are those of :func:`decode_batch`; ``trace`` is filled in as the decoding goes on.
+    ``on_logits`` is called with (position, logits [batch, vocabulary]) after each step, outside its time.
 
     Yields:
         Nothing, once after the prefill and once after each hop.
@@ -166,6 +168,8 @@ def decode_steps(
         logits = _forward(model, state, cache, state.first_input())
         state.accept(choose(0, logits))
     trace.prefill_s = timer.take()[0]
+    if on_logits is not None:
+        on_logits(0, logits)
     yield
     position = 1
     while state.active:
@@ -177,6 +181,8 @@ def decode_steps(
         trace.cache_bytes = sum(
             t.nbytes for layer in cache.layers for t in (layer.keys, layer.values) if t is not None
         )
+        if on_logits is not None:
+            on_logits(position, logits)
         position += 1
         yield
 

@@ -135,10 +135,10 @@ def check_memory(needed_bytes: int, device: torch.device) -> None:
     Raises:
         ModelError: more is needed than ``device`` has free.
     """
-    free_bytes = _free_bytes(device)
-    if free_bytes is not None and needed_bytes > free_bytes:
+    here = free_bytes(device)
+    if here is not None and needed_bytes > here:
         raise ModelError(
-            f"the weights need {needed_bytes / 1e9:.1f} GB, but {device} has {free_bytes / 1e9:.1f} GB free"
+            f"the weights need {needed_bytes / 1e9:.1f} GB, but {device} has {here / 1e9:.1f} GB free"
         )
 
 
@@ -153,7 +153,8 @@ def _rebuild_rotary(model: nn.Module, device: torch.device) -> None:
             setattr(model.get_submodule(parent), leaf, rotary(module.config).to(device))
 
 
-def _free_bytes(device: torch.device) -> int | None:
+def free_bytes(device: torch.device) -> int | None:
+    """Bytes that new tensors may take on a device; None where nothing says so."""
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused

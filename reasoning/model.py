@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +30,7 @@ from reasoning.gptq_checkpoint import check_gptq, gptq_modules, gptq_settings, r
 from reasoning.meta_model import MetaModel, build_meta_model, check_dense, check_memory, fill
 from reasoning.model_source import ModelSource, bundled_folder, find_model, hub_folder
 from reasoning.name_clash import refuse_foreign_kernels_package
-from reasoning.random_model import random_tensors
+from reasoning.random_model import random_reader, random_tensors
 
 __all__ = ["LoadedModel", "ModelError", "load_model"]
 
@@ -55,6 +55,36 @@ class LoadedModel:
     """The linears of a GPTQ checkpoint by module name, as stored; the model's linears hold them decoded."""
     random_weights: bool = False
     """Whether the weights mean nothing, so that accuracy, T and SI are not measured."""
+    reader: TensorReader | None = None
+    """Where weights are to be streamed, what reads them; the model then has a config and a device, and no weights."""
+
+
+@dataclass(frozen=True, eq=False)
+class TensorReader:
+    """Reads the tensors of a model one by one."""
+
+    read: Callable[[str], Tensor]
+    """A tensor by name, in its own type, on the model's device."""
+    names: Collection[str]
+    """Names of all tensors."""
+
+
+class ModelWithoutWeights:
+    """What the chain asks a model for besides its weights, which are streamed into the decode engine.
+
+    Args:
+        config: the transformers config.
+        device: where the weights will be.
+    """
+
+    def __init__(self, config: Any, device: torch.device) -> None:
+        self.config = config
+        self.device = device
+        self.generation_config: Any = None
+
+    def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """None."""
+        return iter(())
 
 
 def load_model(
@@ -64,6 +94,7 @@ def load_model(
     dtype: torch.dtype = torch.bfloat16,
     weights: Weights = "real",
     seed: int = 0,
+    streams: bool = False,
 ) -> LoadedModel:
     """Load a model and its tokenizer.
 
@@ -74,6 +105,8 @@ def load_model(
         dtype: bf16, fp16 or fp32; the weights are converted one by one.
         weights: ``real``, or ``random`` for the architecture alone.
         seed: of random weights.
+        streams: leave the weights where they are, to be read one by one through ``reader``; GPTQ checkpoints are loaded
+            all the same.
 
     Returns:
         The model; for a GPTQ checkpoint its linears hold the decoded weights and ``quantized`` the int4 ones.
@@ -93,11 +126,13 @@ def load_model(
         bundled = stack.enter_context(bundled_folder())
         stack.enter_context(_quiet())
         if weights == "random":
-            return _load_random(source, bundled, target, dtype, seed)
-        return _load_real(source, bundled, target, dtype)
+            return _load_random(source, bundled, target, dtype, seed, streams=streams)
+        return _load_real(source, bundled, target, dtype, streams=streams)
 
 
-def _load_real(source: ModelSource, bundled: Path, device: torch.device, dtype: torch.dtype) -> LoadedModel:
+def _load_real(
+    source: ModelSource, bundled: Path, device: torch.device, dtype: torch.dtype, *, streams: bool
+) -> LoadedModel:
     folder, origin = _open(source, bundled, with_weights=True)
     raw = read_config(folder)
     config = build_config(raw, folder)
@@ -107,6 +142,16 @@ def _load_real(source: ModelSource, bundled: Path, device: torch.device, dtype: 
     dense = stored if settings is None else check_gptq(meta, stored, settings)
     check_dense(meta, dense, folder)
     tokenizer = load_tokenizer(folder, config.vocab_size)
+    if streams and settings is None:
+        _check_ties(meta, stored)
+        empty = ModelWithoutWeights(config, device)
+        _read_generation_config(empty, folder)
+
+        def read(name: str) -> Tensor:
+            ((_, tensor),) = read_tensors(stored, [name])
+            return tensor.to(device, meta.expected[name].dtype, copy=True)
+
+        return LoadedModel(empty, tokenizer, source.name, origin, reader=TensorReader(read, meta.expected))
     packed_bytes = 0 if settings is None else _packed_bytes(stored)
     check_memory(meta.nbytes + packed_bytes, device)
 
@@ -127,7 +172,13 @@ def _load_real(source: ModelSource, bundled: Path, device: torch.device, dtype: 
 
 
 def _load_random(
-    source: ModelSource, bundled: Path, device: torch.device, dtype: torch.dtype, seed: int
+    source: ModelSource,
+    bundled: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    seed: int,
+    *,
+    streams: bool,
 ) -> LoadedModel:
     if source.spec is not None:
         config, tokenizer_folder = source.spec.to_config(), bundled
@@ -137,6 +188,15 @@ def _load_random(
         tokenizer_folder = folder if has_tokenizer(folder) else bundled
     tokenizer = load_tokenizer(tokenizer_folder, config.vocab_size)
     meta = build_meta_model(config, dtype)
+    if streams:
+        return LoadedModel(
+            ModelWithoutWeights(config, device),
+            tokenizer,
+            source.name,
+            "random weights",
+            random_weights=True,
+            reader=TensorReader(random_reader(meta, device, seed), meta.expected),
+        )
     check_memory(meta.nbytes, device)
     model = fill(meta, random_tensors(meta, device, seed), device)
     return LoadedModel(model, tokenizer, source.name, "random weights", random_weights=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -24,13 +26,25 @@ def random_tensors(meta: MetaModel, device: torch.device, seed: int) -> dict[str
     Returns:
         One tensor for each name in ``meta.expected``.
     """
+    draw = random_reader(meta, device, seed)
+    return {name: draw(name) for name in meta.expected}
+
+
+def random_reader(meta: MetaModel, device: torch.device, seed: int) -> Callable[[str], Tensor]:
+    """Draw tensors by name, when they are asked for; see :func:`random_tensors`.
+
+    Args:
+        meta: the model.
+        device: where the tensors are made.
+        seed: of the generator; the same order of names gives the same tensors.
+    """
     generator = torch.Generator(device).manual_seed(seed)
-    tensors = {}
-    for name, wanted in meta.expected.items():
+
+    def draw(name: str) -> Tensor:
+        wanted = meta.expected[name]
         tensor = torch.empty(wanted.shape, dtype=wanted.dtype, device=device)
         if wanted.ndim >= 2 or name.endswith("bias"):
-            tensor.normal_(0.0, STANDARD_DEVIATION, generator=generator)
-        else:
-            tensor.fill_(1.0)
-        tensors[name] = tensor
-    return tensors
+            return tensor.normal_(0.0, STANDARD_DEVIATION, generator=generator)
+        return tensor.fill_(1.0)
+
+    return draw

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import log_softmax
 
-from kernels.registry import NO_RANGES, Kernel
+from kernels.registry import Kernel
 from profiler.nvtx import open_range
 from profiler.record import AgreementSample, RangeSample, Sample
-from profiler.timing import HopTimer, RangeTimer
-from reasoning.decode import BatchTrace, Forced, decode_steps, pad_token
-from reasoning.model import LoadedModel
-from reasoning.problems import Problem
-from reasoning.quant_linear import Replacement
+from profiler.timing import RangeTimer
+from reasoning.agreement import AgreementLog
+from reasoning.chain_backend import ChainBackend, DecodeJob, default_timer
+from reasoning.decode import BatchTrace
 
 _ENDED = object()
 _T = TypeVar("_T")
+_HELD_HOPS = 16
+"""Hops of a GPU's pass with ranges: each makes the device wait for the host first, which takes as long again."""
+_CYCLES_PER_S = 2e9
+_MOST_HELD_S = 0.2
 
 
 def rotated(items: Sequence[_T], by: int) -> Iterator[_T]:
@@ -34,15 +37,17 @@ class ReplayBatch:
 
     Args:
         index: number of the batch in its run.
-        problems: the problems.
-        prompts: token ids per problem.
-        solutions: token ids per problem, each with at least one token.
+        batch_size: the run's batch size, for the samples.
+        problem_ids: by sequence.
+        job: prompts and recorded tokens.
+        steps: by sequence, the solution line (from 0) of every recorded token.
     """
 
     index: int
-    problems: Sequence[Problem]
-    prompts: Sequence[Sequence[int]]
-    solutions: Sequence[Sequence[int]]
+    batch_size: int
+    problem_ids: Sequence[str]
+    job: DecodeJob
+    steps: Sequence[Sequence[int]]
 
 
 class Replayer:
@@ -53,144 +58,169 @@ class Replayer:
 
     Args:
         batch: what to replay.
-        loaded: the model.
-        replacement: its replaced linears.
-        timer: times the hops.
-        batch_size: the run's batch size, for the samples.
+        backend: runs it; prepared for lockstep.
     """
 
-    def __init__(
-        self,
-        batch: ReplayBatch,
-        loaded: LoadedModel,
-        replacement: Replacement,
-        timer: HopTimer,
-        batch_size: int,
-    ) -> None:
+    def __init__(self, batch: ReplayBatch, backend: ChainBackend) -> None:
         self._batch = batch
-        self._loaded = loaded
-        self._replacement = replacement
-        self._timer = timer
-        self._batch_size = batch_size
-        self._steps = [_steps(s, loaded) for s in batch.solutions]
+        self._backend = backend
 
     def timed(self, kernels: Sequence[Kernel]) -> dict[str, BatchTrace]:
         """Replay with nothing else running; returns the trace of each kernel by name."""
         traces = {kernel.name: BatchTrace(tokens=[]) for kernel in kernels}
-        turns = {k.name: self._replay(traces[k.name], None) for k in kernels}
-        step = 0
+        turns = {k.name: self._backend.steps(k, self._batch.job, traces[k.name]) for k in kernels}
         with open_range("query"):
-            while True:
-                for kernel in rotated(kernels, step):
-                    self._replacement.use(kernel)
-                    with open_range(kernel.name):
-                        if next(turns[kernel.name], _ENDED) is _ENDED:
-                            return traces
-                step += 1
+            _in_lockstep(turns, lambda step: rotated(list(turns), step))
+        return traces
 
-    def with_ranges(self, kernels: Sequence[Kernel], baseline: str) -> list[Sample]:
-        """Replay with ranges around the linears, and compare the logits with the baseline's at every hop.
+    def compared(self, kernels: Sequence[Kernel], baseline: str) -> list[AgreementSample]:
+        """Replay, and compare the logits with the baseline's at every hop, between hops and on the device.
 
         The first position's logits come from the prompt pass and are left out.
+
+        Args:
+            kernels: all kernels, the baseline among them; those without a meaning are left out.
+            baseline: name of the reference.
+
+        Returns:
+            A sample per kernel other than the baseline, hop and sequence.
+        """
+        log = AgreementLog(baseline)
+        meaningful = [kernel for kernel in kernels if kernel.meaningful_output]
+        turns = {
+            k.name: self._backend.steps(
+                k, self._batch.job, BatchTrace(tokens=[]), on_logits=log.watcher(k.name)
+            )
+            for k in meaningful
+        }
+        with open_range("compared"), open_range("query"):
+            _in_lockstep(turns, _reference_first(list(turns), baseline))
+        return log.samples(self._batch)
+
+    def with_ranges(self, kernels: Sequence[Kernel], baseline: str) -> list[Sample]:
+        """Replay with ranges around the linears.
+
+        Where hops are not captured, the logits are compared in the same pass. On a GPU the device is held back before
+        each hop until the host has queued it, so that ranges and hop show the device's time alone; the first hop tells
+        how long that takes and is left out, and a few hops are enough.
 
         Args:
             kernels: all kernels, the baseline among them.
             baseline: name of the reference.
 
         Returns:
-            A range sample per kernel and hop, and for kernels with a meaning other than the baseline an agreement
-            sample per hop and sequence.
+            A range sample per kernel and hop, and agreement samples as :meth:`compared`.
         """
-        device_type = self._loaded.model.device.type
-        reference = next(kernel for kernel in kernels if kernel.name == baseline)
-        others = [kernel for kernel in kernels if kernel.name != baseline]
-        ranges = {kernel.name: RangeTimer(device_type) for kernel in kernels}
-        samples: list[Sample] = []
-        latest: list[Tensor] = []
+        device = self._backend.device
+        is_cuda = device.type == "cuda"
+        log = None if self._backend.is_captured else AgreementLog(baseline)
+        ranges = {kernel.name: RangeTimer(device.type) for kernel in kernels}
+        seconds: dict[str, list[dict[str, float]]] = {kernel.name: [] for kernel in kernels}
+        traces = {kernel.name: BatchTrace(tokens=[]) for kernel in kernels}
+        job = _shortened(self._batch.job, _HELD_HOPS + 2) if self._backend.is_captured else self._batch.job
 
         def watcher(kernel: Kernel) -> Callable[[int, Tensor], None]:
+            compare = log.watcher(kernel.name) if log and kernel.meaningful_output else None
+
             def watch(position: int, logits: Tensor) -> None:
-                seconds = ranges[kernel.name].take()
-                if kernel is reference:
-                    latest[:] = [logits.float()]
-                if position == 0:
-                    return
-                samples.append(self._range_sample(kernel, position - 1, seconds))
-                if kernel is not reference and kernel.meaningful_output:
-                    samples.extend(self._compare(kernel, position, latest[0], logits.float()))
+                taken = ranges[kernel.name].take()
+                if position:
+                    seconds[kernel.name].append(taken)
+                if compare is not None:
+                    compare(position, logits)
 
             return watch
 
-        turns = {k.name: self._replay(BatchTrace(tokens=[]), watcher(k)) for k in kernels}
-        step = 0
-        try:
-            with open_range("timed_ranges"), open_range("query"):
-                while True:
-                    for kernel in (reference, *rotated(others, step)):
-                        self._replacement.use(kernel)
-                        self._replacement.time_ranges(ranges[kernel.name])
-                        with open_range(kernel.name):
-                            if next(turns[kernel.name], _ENDED) is _ENDED:
-                                return samples
-                    step += 1
-        finally:
-            self._replacement.time_ranges(NO_RANGES)
+        turns = {
+            k.name: self._backend.steps(
+                k,
+                job,
+                traces[k.name],
+                on_logits=watcher(k),
+                ranges=ranges[k.name],
+                timer=default_timer(device),
+            )
+            for k in kernels
+        }
+        hold = _Hold() if is_cuda else None
+        with open_range("timed_ranges"), open_range("query"):
+            _in_lockstep(turns, _reference_first(list(turns), baseline), hold)
+        first, last = (1, _HELD_HOPS + 1) if is_cuda else (0, None)
+        samples: list[Sample] = []
+        for name, taken in seconds.items():
+            whole = traces[name].hop_s
+            hops = list(enumerate(zip(taken, whole, strict=False)))[first:last]
+            samples += [self._range_sample(name, hop, parts, hop_s) for hop, (parts, hop_s) in hops]
+        return samples + (log.samples(self._batch) if log else [])
 
-    def _replay(self, trace: BatchTrace, watch: Callable[[int, Tensor], None] | None) -> Iterator[None]:
-        return decode_steps(
-            self._loaded.model,
-            self._batch.prompts,
-            Forced(self._batch.solutions, self._loaded.model.device, watch),
-            lengths=[len(s) for s in self._batch.solutions],
-            end_tokens=frozenset(),
-            padding=pad_token(self._loaded.tokenizer),
-            timer=self._timer,
-            trace=trace,
-        )
-
-    def _range_sample(self, kernel: Kernel, hop: int, seconds: dict[str, float]) -> RangeSample:
-        cast, comp = seconds.get("tau_cast"), seconds.get("tau_comp")
+    def _range_sample(
+        self, name: str, hop: int, seconds: Mapping[str, float], device_s: float
+    ) -> RangeSample:
         return RangeSample(
-            kernel=kernel.name,
-            batch_size=self._batch_size,
+            kernel=name,
+            batch_size=self._batch.batch_size,
             repeat=0,
             batch_index=self._batch.index,
             hop=hop,
             linear_s=sum(seconds.values()),
-            cast_s=cast,
-            comp_s=comp,
+            cast_s=seconds.get("tau_cast"),
+            comp_s=seconds.get("tau_comp"),
+            device_s=device_s,
         )
 
-    def _compare(self, kernel: Kernel, position: int, reference: Tensor, logits: Tensor) -> list[Sample]:
-        log_p, log_q = log_softmax(reference, -1), log_softmax(logits, -1)
-        kl = (log_p.exp() * (log_p - log_q)).sum(-1).clamp(min=0.0).tolist()
-        same = (reference.argmax(-1) == logits.argmax(-1)).tolist()
-        error = (
-            torch.linalg.vector_norm(logits - reference, dim=-1) / torch.linalg.vector_norm(reference, dim=-1)
-        ).tolist()
-        samples: list[Sample] = []
-        for i in range(len(self._batch.problems)):
-            if position >= len(self._batch.solutions[i]):
-                continue
-            samples.append(
-                AgreementSample(
-                    kernel=kernel.name,
-                    batch_size=self._batch_size,
-                    problem_id=self._batch.problems[i].id,
-                    hop=position,
-                    step=self._steps[i][position],
-                    kl_nats=kl[i],
-                    top1_same=same[i],
-                    logits_rel_error=error[i],
-                )
-            )
-        return samples
+
+def _in_lockstep(
+    turns: Mapping[str, Iterator[None]],
+    order: Callable[[int], Iterable[str]],
+    hold: _Hold | None = None,
+) -> None:
+    """Let every kernel take its step before any takes the next; all have the same number of steps."""
+    step = 0
+    try:
+        while True:
+            for name in order(step):
+                with open_range(name):
+                    if hold is not None:
+                        hold.before(name, step)
+                    if next(turns[name], _ENDED) is _ENDED:
+                        return
+                    if hold is not None:
+                        hold.after(name, step)
+            step += 1
+    finally:
+        # The others have taken their last step as well; closing lets them complete their traces.
+        for turn in turns.values():
+            close = getattr(turn, "close", None)
+            if close is not None:
+                close()
 
 
-def _steps(solution: Sequence[int], loaded: LoadedModel) -> list[int]:
-    """The solution line (from 0) of every token."""
-    steps, line = [], 0
-    for token in solution:
-        steps.append(line)
-        line += loaded.tokenizer.decode([token]).count("\n")
-    return steps
+def _reference_first(names: Sequence[str], baseline: str) -> Callable[[int], Iterable[str]]:
+    others = [name for name in names if name != baseline]
+    return lambda step: (baseline, *rotated(others, step))
+
+
+def _shortened(job: DecodeJob, most: int) -> DecodeJob:
+    lengths = [min(length, most) for length in job.lengths]
+    return DecodeJob(job.prompts, lengths, job.end_tokens, job.padding, job.forced)
+
+
+class _Hold:
+    """Keeps the device busy with nothing until the host has queued a hop, so that it never waits within the hop."""
+
+    def __init__(self) -> None:
+        self._hop_s: dict[str, float] = {}
+        self._start_s = 0.0
+
+    def before(self, name: str, step: int) -> None:
+        """Hold the device back; step 0 is the prefill, and the first hop tells how long to hold."""
+        if step == 1:
+            self._start_s = time.perf_counter()
+        elif 1 < step <= _HELD_HOPS + 1:
+            held_s = min(1.5 * self._hop_s[name], _MOST_HELD_S)
+            torch.cuda._sleep(int(held_s * _CYCLES_PER_S))
+
+    def after(self, name: str, step: int) -> None:
+        """Note how long the first hop took."""
+        if step == 1:
+            self._hop_s[name] = time.perf_counter() - self._start_s

@@ -167,6 +167,16 @@ def test_sweep_gets_every_word(tmp_path: Path) -> None:
         (("--model", "./no/such/folder"), 2, ("./no/such/folder", "neither a folder")),
         (("--problems", "no-such.jsonl"), 2, ("no-such.jsonl does not exist",)),
         (("--batch", "0"), 2, ("batch_size=0 is below 1",)),
+        (("--batch", "2,many"), 2, ("--batch '2,many' holds 'many'",)),
+        (("--batch", "8:2"), 2, ("8 to 2 is no range of batch sizes",)),
+        (("--batch", "2,1,2"), 2, ("a batch size is given twice: 2, 1, 2",)),
+        (("--kernel", "fused_int8,"), 2, ("1 empty words",)),
+        (("--engine", "warp"), 2, ("--engine 'warp'", "auto, eager, graph, compile")),
+        (("--context", "0"), 2, ("context=0 is below 1",)),
+        (("--hops", "0"), 2, ("hops=0 is below 1",)),
+        (("--context", "5000"), 2, ("5000 tokens with 3 new ones needs 5002 positions",)),
+        (("--ablate",), 2, ("--ablate prints what is replayed, but --ablation 0 replays nothing",)),
+        (("--resume", "no-such-run"), 1, ("no-such-run",)),
         (("--limit", "0"), 2, ("limit=0 is below 1",)),
         (("--max-new", "1"), 2, ("max_new_tokens=1 is below 2",)),
         (("--ablation", "-1"), 2, ("ablation_problems=-1 is below 0",)),
@@ -418,7 +428,7 @@ def test_an_interrupted_run_keeps_what_was_measured(
     def advance_until(self: ChainRun, work: float, label: str) -> None:
         nonlocal count
         advance(self, work, label)
-        count += 1
+        count += work > 0
         if count == batches:
             raise KeyboardInterrupt
 
@@ -433,17 +443,115 @@ def test_an_interrupted_run_keeps_what_was_measured(
     assert samples
 
 
-@pytest.mark.parametrize("step", ["_replace", "_warm_up"])
+@pytest.mark.parametrize("step", ["_make_backend", "_run_part"])
 def test_an_interruption_before_any_result_leaves_no_record(
     step: str, odd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(self: ChainRun) -> None:
+    def interrupt(self: ChainRun, argument: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(ChainRun, step, interrupt)
     words = ("chain", *SHORT, "--model", odd, "--out", tmp_path / "runs")
     assert_refused(words, 130, "interrupted before anything was measured", "no record")
     assert not (tmp_path / "runs").exists()
+
+
+SWEEP = ("--batch", "1,2", "--hops", "2", "--engine", "graph", "--limit", "2")
+
+
+def test_an_interrupted_sweep_is_resumed_where_it_stopped(
+    odd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_part = ChainRun._run_part
+
+    def stop_at_two(self: ChainRun, part: Any) -> None:
+        run_part(self, part)
+        if part.batch_size == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(ChainRun, "_run_part", stop_at_two)
+    first = run_short("--model", odd, *SWEEP, "--out", tmp_path, "--json")
+    begun = json.loads(first.stdout)
+    assert (first.exit_code, begun["status"]) == (130, "interrupted")
+    assert begun["derived"]["batch_sizes_measured"] == [1]
+    monkeypatch.setattr(ChainRun, "_run_part", run_part)
+    words = ("--model", odd, *SWEEP, "--out", tmp_path, "--resume", begun["run"])
+    printed = json.loads(run_short(*words, "--json").stdout)
+    assert (printed["status"], printed["exit_code"]) == ("complete", 0)
+    assert printed["derived"]["batch_sizes_measured"] == [1, 2]
+    assert printed["derived"]["resumed"]["run_id"] == begun["run_id"]
+    assert set(printed["derived"]["by_batch_size"]) == {"1", "2"}
+    kept = [row for row in printed["results"] if row["batch_size"] == 1]
+    assert kept == begun["results"]
+    assert {row["batch_size"] for row in printed["results"]} == {1, 2}
+    _, samples = load_run(printed["run"])
+    assert {sample.batch_size for sample in samples} == {1, 2}
+    again = ("chain", *SHORT, "--model", odd, *SWEEP, "--out", tmp_path, "--resume", printed["run"])
+    assert_refused(again, 2, "has measured all 2 batch sizes")
+    assert_refused((*again, "--seed", "9"), 2, "ran with seed=1, this command asks for 9")
+    assert_refused((*again, "--batch", "4,8"), 2, "has finished 0 of the batch sizes 4, 8")
+
+
+def test_a_sweep_prints_a_line_per_batch_size_and_where_the_time_goes(odd: Path, tmp_path: Path) -> None:
+    words = ("--model", odd, *SWEEP, "--ablation", "1", "--ablate", "--out", tmp_path)
+    result = run_short(*words, "--kernel", "fused_int8,unfused_fp8")
+    assert result.exit_code == 0, result.stderr
+    assert "engine graph" in result.stdout and "hop_ms_p50 [95 %]" in result.stdout
+    for size in (1, 2):
+        assert f"where a replayed hop's time goes, ms_p50 [95 %], batch {size}" in result.stdout
+    assert "+ exposed cast" in result.stdout and "off by" in result.stdout
+    assert "unfused_int8" in result.stdout and "fused_fp8" in result.stdout
+    assert "nothing was captured" in result.stdout
+
+
+@pytest.mark.parametrize("weights", ["real", "random"])
+def test_without_a_native_kernel_the_weights_are_streamed(weights: str, odd: Path, tmp_path: Path) -> None:
+    words = ("--model", odd, "--baseline", "unfused_int8", "--kernel", "fused_int8", "--max-new", "8")
+    words = (
+        "chain",
+        *SHORT[:6],
+        "--device",
+        "cpu",
+        *words,
+        "--weights",
+        weights,
+        "--out",
+        tmp_path,
+        "--json",
+    )
+    streamed = json.loads(run(*words, "--engine", "graph").stdout)
+    whole = json.loads(run(*words, "--engine", "eager").stdout)
+    assert {row["kernel"] for row in streamed["results"]} == {"unfused_int8", "fused_int8"}
+    for ours, theirs in zip(streamed["results"], whole["results"], strict=True):
+        assert ours["weight_bytes"] == pytest.approx(theirs["weight_bytes"], rel=1e-3)
+    if weights == "real":
+        texts = [[s.text for s in load_run(r["run"])[1] if s.type == "query"] for r in (streamed, whole)]
+        assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize("engine", ["eager", "graph"])
+def test_a_checkpoint_without_a_tensor(engine: str, odd: Path, tmp_path: Path) -> None:
+    tensors = load_file(odd / "model.safetensors")
+    del tensors[Q_PROJ]
+    save_file(tensors, odd / "model.safetensors")
+    words = ("chain", *SHORT, "--model", odd, "--out", tmp_path / "runs", "--engine", engine)
+    assert_refused(words, 2, "lack 1 tensor", Q_PROJ)
+    assert_refused((*words, "--baseline", "fused_int8"), 2, "lack 1 tensor", Q_PROJ)
+
+
+def test_streamed_weights_that_are_no_numbers(odd: Path, tmp_path: Path) -> None:
+    words = ("chain", *SHORT, "--model", odd, "--out", tmp_path / "runs", "--engine", "graph")
+    for name in (NORM, Q_PROJ):
+        edit(name, with_nan)(odd)
+        assert_refused((*words, "--baseline", "fused_int8"), 2, name, "1 values that are NaN or Inf")
+
+
+def test_an_architecture_that_the_engine_does_not_know(odd: Path, tmp_path: Path) -> None:
+    config = json.loads((odd / "config.json").read_text())
+    (odd / "config.json").write_text(json.dumps(config | {"hidden_act": "gelu"}))
+    words = ("chain", *SHORT, "--model", odd, "--out", tmp_path / "runs")
+    assert_refused((*words, "--engine", "graph"), 2, "activation 'gelu' is not 'silu'")
+    assert run(*words).exit_code == 0
 
 
 DRIVER = """
@@ -455,7 +563,8 @@ advance, write = ChainRun._advance, cli_chain.write_run
 
 def told(self, work, label):
     advance(self, work, label)
-    print("measured", file=sys.stderr, flush=True)
+    if work:
+        print("measured", file=sys.stderr, flush=True)
 
 def slow(*arguments):
     print("writing", file=sys.stderr, flush=True)

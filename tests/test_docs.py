@@ -249,7 +249,7 @@ def test_theory_page_states_every_contradiction_and_format() -> None:
     [
         ("qt-profile chian --kernel fused_nf4", "no such command"),
         ("$ qt-profile chain --kernels fused_nf4", "No such option"),
-        ("qt-profile chain --batch many", "valid integer"),
+        ("qt-profile chain --limit many", "valid integer"),
         ("qt-profile chain --model", "requires an argument"),
         ("python -m benchmarks.kernel_sweep --sizes 1x1", "No such option"),
         ('make chain ARGS="--bach 8"', "No such option"),

@@ -1,4 +1,4 @@
-"""Attention through torch: of a prompt to itself, and of one token per sequence to the cache."""
+"""Attention: of a prompt to itself, and of one token per sequence to the cache."""
 
 from __future__ import annotations
 
@@ -30,20 +30,27 @@ def prompt_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return out.transpose(1, 2).reshape(batch * width, -1)
 
 
-def hop_attention(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+def hop_attention(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor, column: Tensor) -> Tensor:
     """Attention of one new token per sequence to the cache.
 
-    The query heads that share a key head are given as rows of one matrix, so that the keys are read once, nothing is
-    repeated, and every backend of torch takes them.
+    On a GPU by our own kernel, ``kernels.triton_impl.split_attention``, which says why. Elsewhere through torch: the
+    query heads that share a key head are given as rows of one matrix, so that the keys are read once and nothing is
+    repeated.
 
     Args:
         q: [batch, kv_heads, heads / kv_heads, head_dim].
         keys: [batch, kv_heads, max_len, head_dim].
         values: likewise.
         mask: added to the scores, [batch, 1, 1, max_len].
+        column: int64 [batch], the last column that each sequence reads; says the same as ``mask``.
 
     Returns:
         [batch, heads * head_dim].
     """
+    if q.is_cuda:
+        # Imported late: without a GPU there may be no triton.
+        from kernels.triton_impl.split_attention import split_attention
+
+        return split_attention(q, keys, values, column)
     rows = mask.expand(-1, q.shape[1], q.shape[2], -1)
     return F.scaled_dot_product_attention(q, keys, values, attn_mask=rows).reshape(q.shape[0], -1)

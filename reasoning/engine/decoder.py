@@ -72,17 +72,18 @@ class Decoder:
     head: EngineLinear
 
     @classmethod
-    def from_model(cls, model: Any) -> Decoder:
+    def from_model(cls, model: Any, quantized: Mapping[str, QuantWeight] | None = None) -> Decoder:
         """Take over the weights of a transformers model.
 
         Args:
             model: a causal language model, its linears replaced by ``QuantLinear`` or not. It stays usable: its linears
                 become views of the merged native weights. Quantized weights are copied where they are merged.
+            quantized: weights of a quantized checkpoint by module name, beside those of replaced linears.
 
         Raises:
             ValueError: an architecture that the decoder does not know.
         """
-        return cls.build(read_architecture(model.config), ModelWeights(model))
+        return cls.build(read_architecture(model.config), ModelWeights(model, quantized))
 
     @classmethod
     def from_state_dict(
@@ -160,6 +161,16 @@ class Decoder:
         """Bytes that a hop reads of the linears' weights, the output layer included."""
         return sum(linear.nbytes(kernel) for linear in self.linears)
 
+    @property
+    def other_bytes(self) -> int:
+        """Bytes of everything but the linears' weights; a tied embedding is one of those."""
+        tensors = [self.norm, *(linear.bias for linear in self.linears)]
+        for layer in self.layers:
+            tensors += [layer.attention_norm, layer.mlp_norm, layer.head_norm]
+        if not self.architecture.has_tied_head:
+            tensors.append(self.embedding)
+        return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+
     def prefill(
         self,
         prompts: Tensor,
@@ -230,7 +241,8 @@ class Decoder:
                 q = math.hop_heads(
                     qkv, layer.qkv.bias, layer.head_norm, epsilon, cos, sin, keys, values, state.column
                 )
-                x, normal = self._rest(index, x, hop_attention(q, keys, values, mask), kernel, ranges, math)
+                attended = hop_attention(q, keys, values, mask, state.column)
+                x, normal = self._rest(index, x, attended, kernel, ranges, math)
         return self._logits(normal, kernel, ranges)
 
     def _rest(

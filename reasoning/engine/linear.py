@@ -72,6 +72,7 @@ class EngineLinear:
             raise ValueError(f"{parts[0].name} and others are to be merged but have k={sorted(sizes)}")
         self.name = parts[0].name if len(parts) == 1 else "+".join(p.name.rpartition(".")[2] for p in parts)
         self.rows = tuple(part.shape[0] for part in parts)
+        (self._k,) = sizes
         self.bias = _merged_bias(parts)
         self._names = tuple(part.name for part in parts)
         self._kept = tuple(part.is_kept for part in parts)
@@ -114,6 +115,11 @@ class EngineLinear:
     def nbytes(self, kernel: Kernel) -> int:
         """Bytes of the weights that the kernel multiplies by."""
         return sum(weight.nbytes for weight in self.weights(kernel))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, k) of all parts together."""
+        return sum(self.rows), self._k
 
     def add_format(
         self, kernel: Kernel, *, group_size: int | None = None, double_quant: bool = False

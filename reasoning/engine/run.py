@@ -10,11 +10,13 @@ from torch import Tensor
 from kernels.ranges import RangeHook
 from kernels.registry import Kernel
 from profiler.nvtx import open_range
-from profiler.timing import HopTimer
 from reasoning.decode import BatchTrace
 from reasoning.engine.decoder import Decoder
+from reasoning.engine.event_timer import HopClock
+from reasoning.engine.layer_math import LayerMath
 from reasoning.engine.sampling import Sampling
-from reasoning.engine.session import Session, StepMode, layer_math
+from reasoning.engine.session import Session, StepMode, columns_for, layer_math
+from reasoning.engine.state import KVCache
 
 _HOPS_AHEAD = 8
 """How far the host may run ahead of the device when nothing else makes it wait."""
@@ -30,7 +32,7 @@ def session_steps(
     lengths: Sequence[int],
     end_tokens: Collection[int],
     padding: int,
-    timer: HopTimer,
+    timer: HopClock,
     trace: BatchTrace,
     forced: Sequence[Sequence[int]] | None = None,
     on_logits: OnLogits | None = None,
@@ -47,8 +49,8 @@ def session_steps(
         lengths: per sequence, the most tokens to add; it ends there or at an end token.
         end_tokens: tokens that end a sequence; empty in replay.
         padding: fed to sequences that have ended.
-        timer: times the prefill and each hop.
-        trace: filled in; its tokens and active counts are complete when the iterator ends or is closed.
+        timer: times the prefill and each hop; nobody else uses it until the iterator has ended.
+        trace: filled in when the iterator ends or is closed.
         forced: recorded tokens to choose whatever the logits say.
         on_logits: sees the logits of every position; outside the timed region.
         ranges: given to the linears, whose hops then run outside the CUDA graph; None runs captured hops.
@@ -69,25 +71,26 @@ def session_steps(
             forced=forced,
             ranges=ranges,
         )
-    trace.prefill_s = timer.take()[0]
     trace.cache_bytes = session.cache.nbytes
     pace = _Pace(session)
-    hop_s: list[float] = []
+    hops = 0
     try:
         if on_logits is not None:
             on_logits(0, session.logits)
         yield
         while session.hops_left and pace.goes_on():
-            with timer.hop(), open_range("hop", len(hop_s)):
+            with timer.hop(), open_range("hop", hops):
                 if ranges is None:
                     session.hop()
                 else:
                     session.hop_with_ranges(ranges)
-            hop_s += timer.take()
+            hops += 1
             if on_logits is not None:
-                on_logits(len(hop_s), session.logits)
+                on_logits(hops, session.logits)
             yield
     finally:
+        # Only now: reading a time may mean to wait for the device.
+        trace.prefill_s, *hop_s = timer.take()
         trace.tokens = session.tokens()
         counts = [len(tokens) for tokens in trace.tokens]
         # A sequence of n tokens takes part in n - 1 hops: the prefill chose its first.
@@ -124,6 +127,9 @@ class Engine:
         mode: what runs between the linears.
         max_len: cache columns of every session.
         sampling: how tokens are chosen.
+        math: what has been compiled for another engine of this mode; None compiles anew.
+        shares_cache: sessions of one batch size use one cache, so that one of them at a time may be in the middle of a
+            batch.
 
     Raises:
         ValueError: ``compile`` on a CPU without a C++ compiler.
@@ -136,13 +142,17 @@ class Engine:
         *,
         mode: StepMode = StepMode.COMPILE,
         sampling: Sampling | None = None,
+        math: LayerMath | None = None,
+        shares_cache: bool = False,
     ) -> None:
         self.decoder = decoder
         self.mode = mode
         self.max_len = max_len
+        self.shares_cache = shares_cache
         self._sampling = sampling or Sampling()
-        self._math = layer_math(mode, decoder.device)
+        self.math = math or layer_math(mode, decoder.device)
         self._sessions: dict[tuple[str, int], Session] = {}
+        self._caches: dict[int, KVCache] = {}
 
     def session(self, kernel: Kernel, batch_size: int) -> Session:
         """The session of a kernel and batch size.
@@ -159,11 +169,25 @@ class Engine:
                 self.max_len,
                 mode=self.mode,
                 sampling=self._sampling,
-                math=self._math,
+                math=self.math,
+                cache=self._cache(batch_size) if self.shares_cache else None,
             )
         return self._sessions[key]
+
+    def _cache(self, batch_size: int) -> KVCache:
+        if batch_size not in self._caches:
+            decoder = self.decoder
+            self._caches[batch_size] = KVCache(
+                decoder.architecture, batch_size, columns_for(self.max_len), decoder.dtype, decoder.device
+            )
+        return self._caches[batch_size]
 
     def release(self, batch_size: int | None = None) -> None:
         """Free the sessions of a batch size, or all, with their caches and graphs."""
         for key in [key for key in self._sessions if batch_size in (None, key[1])]:
             del self._sessions[key]
+        for size in [size for size in self._caches if batch_size in (None, size)]:
+            del self._caches[size]
+        if self.decoder.device.type == "cuda":
+            # A graph's private pool goes back to the device only when the allocator is told to let go of it.
+            torch.cuda.empty_cache()

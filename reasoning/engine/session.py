@@ -42,6 +42,7 @@ class Session:
         mode: see :class:`StepMode`.
         sampling: how tokens are chosen.
         math: the functions of this mode, to share what has been compiled; None compiles them.
+        cache: shared with other sessions of this size, of which one at a time is used; None makes one.
 
     Raises:
         ValueError: a weight is missing, a size below 1, more columns than the attention window, or no C++ compiler for
@@ -58,6 +59,7 @@ class Session:
         mode: StepMode = StepMode.COMPILE,
         sampling: Sampling | None = None,
         math: LayerMath | None = None,
+        cache: KVCache | None = None,
     ) -> None:
         for linear in decoder.linears:
             linear.weights(kernel)
@@ -68,10 +70,10 @@ class Session:
         self._math = math or layer_math(mode, decoder.device)
         self._sampling = sampling or Sampling()
         self._generator = self._sampling.generator(decoder.device)
-        # Columns in steps of 64: torch's attention takes a mask only in rows of aligned length, else it copies it.
-        columns = -(-max_len // 64) * 64
         self.max_len = max_len
-        self.cache = KVCache(decoder.architecture, batch_size, columns, decoder.dtype, decoder.device)
+        self.cache = cache or KVCache(
+            decoder.architecture, batch_size, columns_for(max_len), decoder.dtype, decoder.device
+        )
         self.state = BatchState(batch_size, max_len + 1, decoder.device)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._logits: Tensor | None = None
@@ -244,6 +246,14 @@ class Session:
             if min(row) < 0 or max(row) >= vocabulary:
                 stranger = next(token for token in row if not 0 <= token < vocabulary)
                 raise ValueError(f"token {stranger} is outside the vocabulary of {vocabulary}")
+
+
+def columns_for(max_len: int) -> int:
+    """Cache columns for ``max_len`` tokens.
+
+    In steps of 64: torch's attention takes a mask only in rows of aligned length, else it copies it.
+    """
+    return -(-max_len // 64) * 64
 
 
 def layer_math(mode: StepMode, device: torch.device) -> LayerMath:

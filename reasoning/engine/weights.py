@@ -36,11 +36,19 @@ class ModelWeights:
     Args:
         model: a causal language model; its linears become views of the merged native weights, so that those exist
             once.
+        quantized: weights of a quantized checkpoint by module name, beside those of replaced linears.
         keep: last name parts of linears that stay native in a model of which none has been replaced.
     """
 
-    def __init__(self, model: Any, *, keep: Collection[str] = KEPT_BY_DEFAULT) -> None:
+    def __init__(
+        self,
+        model: Any,
+        quantized: Mapping[str, QuantWeight] | None = None,
+        *,
+        keep: Collection[str] = KEPT_BY_DEFAULT,
+    ) -> None:
         self._model = model
+        self._quantized = quantized or {}
         self._keep = keep
         self._is_replaced = any(isinstance(module, QuantLinear) for module in model.modules())
 
@@ -53,10 +61,12 @@ class ModelWeights:
         """The linear of that name."""
         module = self._model.get_submodule(name)
         bias = None if module.bias is None else module.bias.detach()
+        stored = self._quantized.get(name)
+        held = {} if stored is None else {stored.format.name: stored}
         if isinstance(module, QuantLinear):
-            return LinearWeights(name, module.dense.detach(), module.quantized, bias)
+            return LinearWeights(name, module.dense.detach(), {**held, **module.quantized}, bias)
         is_kept = self._is_replaced or name.rpartition(".")[2] in self._keep
-        return LinearWeights(name, module.weight.detach(), {}, bias, is_kept)
+        return LinearWeights(name, module.weight.detach(), held, bias, is_kept)
 
     def adopt(self, name: str, rows: Tensor) -> None:
         """Let the model read the merged weight instead of its own."""

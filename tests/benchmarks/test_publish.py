@@ -5,7 +5,8 @@ from typer.testing import CliRunner
 
 from analysis.chain_picture import draw_chain
 from benchmarks import publish
-from profiler.record import load_record, load_run
+from benchmarks.published import RESULTS, published_energy, published_run
+from profiler.record import list_runs, load_record, load_run
 
 
 def test_every_published_table_is_what_the_records_say() -> None:
@@ -24,7 +25,7 @@ def test_the_card_shows_ten_depths_and_five_kernels() -> None:
 
 
 def test_the_bundled_model_solves_nine_of_ten_held_out_problems() -> None:
-    record = load_record(publish.published_run("h200", batch_size=500))
+    record = load_record(published_run("h200", batch_size=500))
     baseline = next(row for row in record.results if row.kernel == "bf16")
     assert baseline.problems == 1000
     assert baseline.accuracy is not None and baseline.accuracy >= 0.9
@@ -33,9 +34,7 @@ def test_the_bundled_model_solves_nine_of_ten_held_out_problems() -> None:
 
 
 def test_committed_runs_are_whole() -> None:
-    runs = [
-        path for folder in publish.RESULTS.iterdir() if folder.is_dir() for path in publish.list_runs(folder)
-    ]
+    runs = [path for folder in RESULTS.iterdir() if folder.is_dir() for path in list_runs(folder)]
     assert len(runs) >= 3
     for path in runs:
         record, samples = load_run(path)
@@ -46,7 +45,9 @@ def test_missing_marks_and_missing_runs_are_said() -> None:
     with pytest.raises(ValueError, match="lacks the marks <!-- begin: x -->"):
         publish.with_blocks("no marks", {"x": "y"})
     with pytest.raises(ValueError, match="no chain run with batch_size=77"):
-        publish.published_run("cpu", batch_size=77)
+        published_run("cpu", batch_size=77)
+    with pytest.raises(ValueError, match="no run named absent"):
+        published_energy("h200", "absent")
 
 
 def test_check_exits_with_1_on_a_stale_table(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,7 +63,7 @@ def test_check_exits_with_1_on_a_stale_table(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_picture(tmp_path) -> None:
-    cpu = publish.published_run("cpu", batch_size=10)
+    cpu = published_run("cpu", batch_size=10)
     draw_chain(load_run(cpu), load_record(cpu), tmp_path / "x.png")
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ValueError, match="0 kernels have replayed hops"):

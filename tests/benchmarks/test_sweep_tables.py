@@ -5,10 +5,11 @@ from datetime import datetime, timezone
 
 import pytest
 
-from benchmarks import publish
-from benchmarks.sweep_tables import floor_table, shapes_of, speedup_table
+from benchmarks import published
+from benchmarks.published import published_sweeps, shapes_of
+from benchmarks.sweep_tables import floor_table, speedup_table, sweep_page, sweep_summary
 from profiler.environment import capture_environment
-from profiler.record import RunRecord, SweepRow, load_record
+from profiler.record import RunRecord, SweepRow, load_record, write_run
 
 LARGE, MIDDLE, SQUARE, FLAT, SMALL = (28672, 4096), (4096, 14336), (4096, 4096), (6144, 1024), (1024, 3072)
 # Least speed-up over bf16 by kernel, shape and m.
@@ -77,24 +78,41 @@ def test_a_table_has_ours_and_peers_by_m(record) -> None:
         "| `fused_nf4` | 5.00 (4.00) | 50.0 (0.50) |",
         "| `bnb_nf4` | 10.0 (2.00) | – |",
     ]
-    assert "bnb_nf4" not in speedup_table(record, (64, 32), peers=False)
 
 
 def test_shares_of_the_floor_by_shape(record) -> None:
     assert shapes_of(record) == [(64, 32), (8, 32)]
-    assert floor_table(record, 1).splitlines()[2:] == ["| `bf16` | – | – |", "| `fused_nf4` | 50% | – |"]
+    records = {shape: record for shape in shapes_of(record)}
+    assert floor_table(records, 1).splitlines()[2:] == ["| `bf16` | – | – |", "| `fused_nf4` | 50% | – |"]
+
+
+def test_every_shape_is_shown_from_its_fullest_and_latest_sweep(record, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(published, "RESULTS", tmp_path)
+    with pytest.raises(ValueError, match="no sweep under"):
+        published_sweeps("m")
+    for day, results in ((1, record.results), (2, record.results[:2]), (3, record.results)):
+        changed = record.model_copy(update={"run_id": f"2026010{day}T000000Z-sweep", "results": results})
+        write_run(tmp_path / "m", changed, [])
+    assert {shape: path.name[:8] for shape, path in published_sweeps("m").items()} == {
+        (64, 32): "20260103",
+        (8, 32): "20260103",
+    }
+    monkeypatch.setattr(published, "ROOT", tmp_path)
+    by_shape = published_sweeps("m")
+    summary = sweep_summary(by_shape, [1, 8]).splitlines()
+    assert summary[0] == "| × bf16 at 64×32 | m = 1 | m = 8 |"
+    assert summary[2:4] == ["| `fused_nf4` | 4.00 | 0.50 |", "| `bnb_nf4` | 2.00 | – |"]
+    assert "record `m/20260103T000000Z-sweep`" in summary[-1]
+    assert sweep_page(by_shape).count("20260103T000000Z-sweep") == 1
 
 
 @pytest.fixture(scope="module")
 def h200():
-    try:
-        return load_record(publish.published_sweep("h200"))
-    except ValueError as error:
-        pytest.skip(str(error))
+    return {shape: load_record(path) for shape, path in published_sweeps("h200").items()}
 
 
-def times(record, shape):
-    rows = [r for r in record.results if (r.n, r.k) == shape and r.time_us_p50 is not None]
+def times(records, shape):
+    rows = [r for r in records[shape].results if (r.n, r.k) == shape and r.time_us_p50 is not None]
     return {(r.kernel, r.m): r for r in rows}
 
 
@@ -112,7 +130,7 @@ def test_the_h200_record_is_as_fast_as_promised(name, shape, h200) -> None:
 @pytest.mark.parametrize(("name", "shape"), FLOORS)
 def test_the_h200_record_reaches_its_share_of_the_floor(name, shape, h200) -> None:
     bits, bar = FLOORS[name, shape]
-    read_gb_s = h200.derived["read_bandwidth"]["read_gb_s_p50"]
+    read_gb_s = h200[shape].derived["read_bandwidth"]["read_gb_s_p50"]
     floor_us = math.prod(shape) * bits / 8 / read_gb_s / 1e3
     assert floor_us / times(h200, shape)[name, 1].time_us_p50 >= bar
 

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
-import reasoning.chain as chain_module
+import reasoning.chain_backend as backend_module
 from kernels.formats import FORMATS
 from kernels.registry import get_kernel
 from profiler.energy import FakeMeter, NoMeter
@@ -31,7 +31,7 @@ def test_generate_measures_every_kernel_on_every_problem_and_replays_the_ablatio
     spec = ChainSpec(
         kernels=("fused_int8",),
         limit=3,
-        batch_size=2,
+        batch_sizes=(2,),
         ablation_problems=2,
         ablation_hops=20,
         ablation_repeats=1,
@@ -126,7 +126,7 @@ def test_fused_and_unfused_agree_in_replay(fmt: str) -> None:
 def test_an_interruption_keeps_finished_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = ChainSpec(kernels=("fused_int8",), limit=3, ablation_problems=0)
     calls = 0
-    real = chain_module.decode_batch
+    real = backend_module.decode_steps
 
     def interrupted(*args, **kwargs):
         nonlocal calls
@@ -135,7 +135,7 @@ def test_an_interruption_keeps_finished_batches(monkeypatch: pytest.MonkeyPatch)
             raise KeyboardInterrupt
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(chain_module, "decode_batch", interrupted)
+    monkeypatch.setattr(backend_module, "decode_steps", interrupted)
     outcome = run(spec)
     assert outcome.interrupted
     assert sorted((r.kernel, r.problems) for r in outcome.rows) == [("bf16", 1), ("fused_int8", 2)]
@@ -145,7 +145,7 @@ def test_an_interruption_keeps_finished_batches(monkeypatch: pytest.MonkeyPatch)
 def test_a_full_memory_keeps_finished_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = ChainSpec(kernels=("fused_int8",), limit=3, max_new_tokens=5, ablation_problems=0)
     calls = 0
-    real = chain_module.decode_batch
+    real = backend_module.decode_steps
 
     def filling(*args, **kwargs):
         nonlocal calls
@@ -154,7 +154,7 @@ def test_a_full_memory_keeps_finished_batches(monkeypatch: pytest.MonkeyPatch) -
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(chain_module, "decode_batch", filling)
+    monkeypatch.setattr(backend_module, "decode_steps", filling)
     outcome = run(spec)
     assert outcome.interrupted and isinstance(outcome.failure, torch.OutOfMemoryError)
     assert sorted((r.kernel, r.problems) for r in outcome.rows) == [("bf16", 1), ("fused_int8", 2)]
@@ -195,7 +195,7 @@ def test_progress_reaches_its_end() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"batch_size": 0}, "batch_size=0 is below 1"),
+        ({"batch_sizes": (0,)}, "batch_size=0 is below 1"),
         ({"limit": 0}, "limit=0 is below 1"),
         ({"max_new_tokens": 1}, "max_new_tokens=1 is below 2"),
         ({"kernels": ()}, "at least 1 kernel, got 0"),

@@ -229,7 +229,7 @@ def test_an_architecture_with_buffers_that_this_loader_cannot_compute(tmp_path: 
 
 @pytest.mark.parametrize("weights", ["real", "random"])
 def test_a_model_larger_than_the_memory(monkeypatch: pytest.MonkeyPatch, weights: str) -> None:
-    monkeypatch.setattr(meta_model, "_free_bytes", lambda device: 10_000_000)
+    monkeypatch.setattr(meta_model, "free_bytes", lambda device: 10_000_000)
     assert "the weights need 0.0 GB, but cpu has 0.0 GB free" in message_of("tiny", weights=weights)
 
 

@@ -1,0 +1,142 @@
+"""The waterfall of replayed hops: from the baseline's hop to a variant's, with an interval for every part.
+
+    reference − saving + exposed cast + other + host = variant
+
+Reference, null and variant are whole hops that ran the same tokens. What null and reference differ by outside the
+linear layers (``other``) and in waiting for the host (``host``) is taken out of the saving. The linear layers' own
+times, measured in another pass, say whether the parts hold: they must explain the variant's hop within ``TOLERANCE``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.stats import Interval
+from analysis.verdict import Waterfall
+from profiler.record import RangeSample
+
+Places = dict[tuple[int, int, int], float]
+"""Seconds by (repeat, batch, hop)."""
+Floats = NDArray[np.float64]
+
+TOLERANCE = 0.05
+"""Share of the variant's hop that the linear layers' times may fail to explain."""
+
+_MS = 1e3
+_DRAWS = 1000
+_PARTS = ("reference", "saving", "exposed_cast", "other", "host", "variant")
+
+
+@dataclass(frozen=True)
+class ChainWaterfall:
+    """A waterfall of median hops.
+
+    Attributes:
+        parts: the times, s.
+        intervals: 95 % bootstrap intervals by part, s; empty with fewer than two hops.
+        hops: replayed hops that all three kernels share.
+        gap_share: (reference + changes of linear layers, other and host) / variant - 1; None where the linear layers
+            were not timed with their hops.
+    """
+
+    parts: Waterfall
+    intervals: Mapping[str, Interval]
+    hops: int
+    gap_share: float | None
+
+    @property
+    def adds_up(self) -> bool | None:
+        """Whether the linear layers' own times explain the variant's hop; None where they were not timed."""
+        return None if self.gap_share is None else abs(self.gap_share) <= TOLERANCE
+
+    def as_json(self) -> dict[str, object]:
+        """Milliseconds by part with intervals, and the check."""
+        fields: dict[str, object] = {}
+        for name in _PARTS:
+            fields[f"{name}_ms"] = getattr(self.parts, f"{name}_s") * _MS
+            if name in self.intervals:
+                interval = self.intervals[name].scaled(_MS)
+                fields[f"{name}_ms_ci95"] = [interval.low, interval.high]
+        return {**fields, "hops": self.hops, "gap_share": self.gap_share, "adds_up": self.adds_up}
+
+
+def chain_waterfall(
+    hops: Sequence[Places], ranges: Sequence[Sequence[RangeSample]], *, has_host: bool, seed: int
+) -> ChainWaterfall | None:
+    """Build the waterfall of a variant.
+
+    Args:
+        hops: replayed hop times of the baseline, the null kernel and the variant.
+        ranges: their hops with ranges; without ``device_s`` there is no ``other`` and no ``host``.
+        has_host: hop times hold waiting for the host, which the device's time of the pass with ranges does not.
+        seed: of the intervals.
+
+    Returns:
+        The waterfall, or None where one of the three has no hops in common with the others.
+    """
+    shared = sorted(set(hops[0]) & set(hops[1]) & set(hops[2]))
+    if not shared:
+        return None
+    whole = np.array([[by_place[place] for place in shared] for by_place in hops])
+    device = _device_times(ranges)
+    found = _parts(np.median(whole, axis=1), None if device is None else np.median(device, axis=-1), has_host)
+    intervals: dict[str, Interval] = {}
+    if len(shared) > 1:
+        drawn = _parts(_draws(whole, seed), None if device is None else _draws(device, seed + 1), has_host)
+        for name in _PARTS:
+            low, high = np.percentile(drawn[name], [2.5, 97.5])
+            point = float(found[name])
+            intervals[name] = Interval(point, min(float(low), point), max(float(high), point))
+    parts = Waterfall(
+        *(float(found[name]) for name in ("reference", "saving", "exposed_cast", "host", "other"))
+    )
+    gap = None if device is None else float(found["explained"] / found["variant"] - 1)
+    return ChainWaterfall(parts, intervals, len(shared), gap)
+
+
+def _device_times(ranges: Sequence[Sequence[RangeSample]]) -> Floats | None:
+    """Linear layers and the rest of the hop [2, 3 kernels, hops], s; None where they were not timed together."""
+    timed = [
+        {
+            (s.repeat, s.batch_index, s.hop): (s.linear_s, s.device_s - s.linear_s)
+            for s in samples
+            if s.device_s
+        }
+        for samples in ranges
+    ]
+    shared = sorted(set(timed[0]) & set(timed[1]) & set(timed[2]))
+    if not shared:
+        return None
+    return np.array([[[by_place[p][part] for p in shared] for by_place in timed] for part in range(2)])
+
+
+def _draws(times: Floats, seed: int) -> Floats:
+    """Medians of resampled hops, the last axis; hops of all kernels are drawn together. [..., draws]."""
+    count = times.shape[-1]
+    random = np.random.default_rng(seed)
+    medians = [np.median(times[..., random.integers(0, count, count)], axis=-1) for _ in range(_DRAWS)]
+    return np.stack(medians, axis=-1)
+
+
+def _parts(whole: Floats, device: Floats | None, has_host: bool) -> dict[str, Floats]:
+    """The parts from medians: ``whole`` [3, ...], ``device`` [2, 3, ...]."""
+    reference, null, variant = whole
+    zero = np.zeros_like(reference)
+    linear, other = (device[0], device[1]) if device is not None else (np.zeros_like(whole),) * 2
+    # Draws of both passes are independent, so they may be paired in any order.
+    host = whole - linear - other if has_host and device is not None else np.zeros_like(whole)
+    d_other, d_host = (part[1] - part[0] if device is not None else zero for part in (other, host))
+    explained = reference + sum((part[2] - part[0] for part in (linear, other, host)), zero)
+    return {
+        "reference": reference,
+        "saving": reference - null + d_other + d_host,
+        "exposed_cast": variant - null,
+        "other": d_other,
+        "host": d_host,
+        "variant": variant,
+        "explained": explained,
+    }

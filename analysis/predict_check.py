@@ -1,0 +1,201 @@
+"""Stored predictions against runs made later: errors of every cell, and B* beside the measured one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from analysis.fit_crossing import measured_by_chain
+from analysis.fit_input import machine_of
+from analysis.predict_file import PredictedCell, PredictedCrossing, Prediction
+from analysis.predict_history import HeldOut, Quantity
+from profiler.record import RunRecord, VariantResult
+
+# A cache of another length is other traffic, and another question.
+_SAME_CONTEXT = 0.1
+_COLUMNS_STEP = 64
+
+
+@dataclass(frozen=True)
+class CrossingCheck:
+    """A predicted B* beside the measured one.
+
+    Attributes:
+        model: model.
+        kernel: variant.
+        predicted: crossings by the estimates.
+        brackets: measured neighbours between which the verdict changes, and what the variant does above.
+        agrees: whether both cross within one step of the measured grid, or neither crosses; None where the measured
+            intervals decide at fewer than 2 batch sizes.
+    """
+
+    model: str
+    kernel: str
+    predicted: tuple[float, ...]
+    brackets: tuple[tuple[int, int, str], ...]
+    agrees: bool | None
+
+
+@dataclass(frozen=True)
+class Check:
+    """A prediction checked.
+
+    Attributes:
+        held_out: every cell that a run measured.
+        crossings: B* of models and kernels with a batch sweep.
+        skipped: what was not compared, and why, a sentence each.
+    """
+
+    held_out: list[HeldOut]
+    crossings: list[CrossingCheck]
+    skipped: list[str]
+
+
+def check_prediction(prediction: Prediction, records: Sequence[RunRecord]) -> Check:
+    """Compare a stored prediction with chain runs.
+
+    Args:
+        prediction: as it was stored.
+        records: chain runs. One that started before the prediction was made, on another machine, with another engine or
+            another length of cache is left out, and said.
+
+    Raises:
+        ValueError: no run can check it; the sentence says why of each.
+    """
+    cells = {(c.model, c.kernel, c.batch_size): c for c in prediction.cells}
+    held_out: list[HeldOut] = []
+    skipped: list[str] = []
+    used = []
+    for record in records:
+        reason = _unfit(prediction, record)
+        if reason is not None:
+            skipped.append(f"{record.run_id} {reason}")
+            continue
+        used.append(record)
+        unknown = calibrated = 0
+        for row in record.results:
+            if not isinstance(row, VariantResult):
+                continue
+            cell = cells.get((str(record.arguments.get("model")), row.kernel, row.batch_size))
+            if cell is None:
+                unknown += not row.kernel.startswith("null_")
+            elif cell.calibrated:
+                calibrated += 1
+            else:
+                held_out += _compare(prediction, record, row, cell)
+        if unknown:
+            skipped.append(f"{record.run_id}: {unknown} rows were not predicted")
+        if calibrated:
+            skipped.append(f"{record.run_id}: {calibrated} rows belong to what calibrated the prediction")
+    if not held_out:
+        raise ValueError(
+            f"{len(records)} runs hold 0 cells that {prediction.name} predicted: "
+            + ("; ".join(skipped) or "no run")
+        )
+    return Check(held_out, _check_crossings(prediction, used), skipped)
+
+
+def _unfit(prediction: Prediction, record: RunRecord) -> str | None:
+    if record.kind != "chain":
+        return f"is the record of a {record.kind}, not of a chain"
+    if record.status == "failed":
+        return f"failed: {record.error}"
+    if machine_of(record) != prediction.machine and not _same_arch(prediction, record):
+        return f"ran on {machine_of(record)}, the prediction is for {prediction.machine}"
+    if record.created_utc <= prediction.created_utc:
+        return (
+            f"started at {record.created_utc:%Y-%m-%d %H:%M:%S} UTC, before the prediction of "
+            f"{prediction.created_utc:%Y-%m-%d %H:%M:%S} UTC: it is not held out"
+        )
+    engine = record.arguments.get("engine", "eager")
+    if engine != prediction.engine:
+        return f"ran with engine={engine}, the prediction is for {prediction.engine}"
+    columns = other_cache(record, prediction.context)
+    if columns is not None:
+        return f"ran with a cache of {columns} tokens, the prediction is for {prediction.context}"
+    return None
+
+
+def _same_arch(prediction: Prediction, record: RunRecord) -> bool:
+    gpus = record.environment.gpus if record.arguments.get("device") != "cpu" else []
+    return prediction.arch is not None and bool(gpus) and gpus[0].arch == prediction.arch
+
+
+def other_cache(record: RunRecord, tokens: int) -> int | None:
+    """Return the columns of a run's cache where they are not about as many as the tokens given.
+
+    Args:
+        record: a chain run; one with fixed lengths has a cache of them, rounded up to 64.
+        tokens: cached tokens of a prediction.
+
+    Returns:
+        None where they are within 10 %, and where the run's sequences have lengths of their own.
+    """
+    context, hops = record.arguments.get("context"), record.arguments.get("hops")
+    if not isinstance(context, int) or not isinstance(hops, int):
+        return None
+    columns = -(-(context + hops) // _COLUMNS_STEP) * _COLUMNS_STEP
+    return columns if abs(columns / tokens - 1) > _SAME_CONTEXT else None
+
+
+def _compare(
+    prediction: Prediction, record: RunRecord, row: VariantResult, cell: PredictedCell
+) -> Iterable[HeldOut]:
+    measured: list[tuple[Quantity, float, tuple[float, float], float | None]] = [
+        ("hop_s", cell.hop_s, cell.hop_s_ci95, None if row.hop_ms_p50 is None else row.hop_ms_p50 / 1e3)
+    ]
+    if cell.energy_j_per_token is not None and cell.energy_j_per_token_ci95 is not None:
+        joules = None
+        if row.energy_j_per_query is not None and not row.energy_is_estimate and row.tokens:
+            joules = row.energy_j_per_query * row.problems / row.tokens
+        measured.append(("energy_j_per_token", cell.energy_j_per_token, cell.energy_j_per_token_ci95, joules))
+    for quantity, predicted, (low, high), value in measured:
+        if not value:
+            continue
+        yield HeldOut(
+            prediction=prediction.name,
+            predicted_utc=prediction.created_utc,
+            is_transferred=prediction.is_transferred,
+            run_id=record.run_id,
+            measured_utc=record.created_utc,
+            machine=machine_of(record),
+            model=cell.model,
+            kernel=cell.kernel,
+            batch_size=cell.batch_size,
+            mode=row.mode,
+            engine=prediction.engine,
+            quantity=quantity,
+            predicted=predicted,
+            measured=value,
+            error_share=predicted / value - 1,
+            is_inside_ci95=low <= value <= high,
+        )
+
+
+def _check_crossings(prediction: Prediction, records: Sequence[RunRecord]) -> list[CrossingCheck]:
+    measured = measured_by_chain(records)
+    found = []
+    for crossing in prediction.crossings:
+        seen = measured.get((crossing.model, crossing.kernel))
+        if seen is None or crossing.quantity != "time":
+            continue
+        grid = sorted({*seen.loses, *seen.wins, *seen.unclear})
+        decided = len(seen.loses) + len(seen.wins)
+        agrees = None if decided < 2 else _agrees(crossing, seen.brackets, grid)
+        found.append(
+            CrossingCheck(crossing.model, crossing.kernel, tuple(crossing.b_star), seen.brackets, agrees)
+        )
+    return found
+
+
+def _agrees(
+    crossing: PredictedCrossing, brackets: Sequence[tuple[int, int, str]], grid: Sequence[int]
+) -> bool:
+    stars = [b for b in crossing.b_star if grid[0] < b < grid[-1]]
+    if len(stars) != len(brackets):
+        return False
+    for star, (low, high, _) in zip(stars, brackets, strict=True):
+        below, above = grid[max(0, grid.index(low) - 1)], grid[min(len(grid) - 1, grid.index(high) + 1)]
+        if not below <= star <= above:
+            return False
+    return True

@@ -1,0 +1,267 @@
+"""What a whole hop of a model costs: its linears by the fits, and everything between them by counts and traffic.
+
+    device(B) = sum of linears(B) + output layer(B) + kernels between them * d + B * traffic of a row / bandwidth
+    T(B) = device + g                                   from a CUDA graph
+    T(B) = max(launches * h + s, device)                launched one by one
+
+The traffic of a row is its KV cache, read once, and what norms, rotation, activation and sampling read and write.
+Two numbers may be calibrated by native runs: the time of a kernel between linears, and the share of the bandwidth that
+the traffic of a row reaches. Nothing else may.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from analysis.checks import above_zero
+from analysis.fit_crossing import Layer, linear_time
+from analysis.fit_input import BASELINE, decodes
+from analysis.hop_cost import Cost, hop_energy
+from analysis.predict_machine import Machine
+
+_DTYPE_BYTES = 2
+
+
+class HopEngine(str, Enum):
+    """How a hop is launched: ``graph`` and ``compile`` from one CUDA graph, ``eager`` kernel by kernel."""
+
+    GRAPH = "graph"
+    COMPILE = "compile"
+    EAGER = "eager"
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """Kernels that a hop runs besides its linears, counted in the engines' code.
+
+    Attributes:
+        per_layer: of every decoder layer.
+        head_norm: more of them in a layer that normalizes queries and keys.
+        bias: more of them in a layer whose q, k and v have a bias.
+        once: of a hop.
+    """
+
+    per_layer: int
+    head_norm: int
+    bias: int
+    once: int
+
+
+KERNELS: Mapping[HopEngine, Kernels] = {
+    HopEngine.GRAPH: Kernels(per_layer=32, head_norm=8, bias=1, once=37),
+    # One or two kernels of each compiled function, and attention.
+    HopEngine.COMPILE: Kernels(per_layer=7, head_norm=0, bias=0, once=10),
+    HopEngine.EAGER: Kernels(per_layer=34, head_norm=16, bias=3, once=12),
+}
+# Tensors of the hidden width that a row reads and writes between the linears of a layer, and of the feed-forward width.
+_HIDDEN_PASSES, _WIDE_PASSES = 8, 3
+_LOGITS_PASSES = 1
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Sizes of a decoder-only model.
+
+    Attributes:
+        key: its name.
+        layers: decoder layers.
+        hidden: width of the residual stream.
+        intermediate: width inside the feed-forward block.
+        kv_heads: key and value heads.
+        head_dim: width of a head.
+        vocabulary: rows of the embedding.
+        merged: linears of all layers as the engine runs them, q/k/v and gate/up in one.
+        separate: the same one by one, as an eager forward pass runs them.
+        tied_head: whether the output layer is the embedding.
+        head_norm: whether queries and keys are normalized.
+        qkv_bias: whether q, k and v have a bias.
+    """
+
+    key: str
+    layers: int
+    hidden: int
+    intermediate: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    merged: tuple[Layer, ...]
+    separate: tuple[Layer, ...]
+    tied_head: bool = False
+    head_norm: bool = False
+    qkv_bias: bool = False
+
+    def linears(self, engine: HopEngine) -> tuple[Layer, ...]:
+        """Return the linears of a hop, without the output layer."""
+        return self.separate if engine is HopEngine.EAGER else self.merged
+
+    @property
+    def head(self) -> Layer:
+        """The output layer, which stays native."""
+        return Layer(self.vocabulary, self.hidden)
+
+    @property
+    def linear_weights(self) -> int:
+        """Weights of the linears in all layers."""
+        return sum(layer.count * layer.n * layer.k for layer in self.merged)
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of the KV cache per token and sequence."""
+        return 2 * self.layers * self.kv_heads * self.head_dim * _DTYPE_BYTES
+
+    def other_kernels(self, engine: HopEngine) -> int:
+        """Return how many kernels a hop runs besides the linears."""
+        count = KERNELS[engine]
+        per_layer = count.per_layer + count.head_norm * self.head_norm + count.bias * self.qkv_bias
+        return self.layers * per_layer + count.once
+
+    def row_bytes(self, context: int) -> int:
+        """Return what a row reads and writes between the linears of a hop, KV cache included, bytes."""
+        between = self.layers * (_HIDDEN_PASSES * self.hidden + _WIDE_PASSES * self.intermediate)
+        return self.kv_bytes_per_token * context + _DTYPE_BYTES * (
+            between + _LOGITS_PASSES * self.vocabulary + self.hidden
+        )
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What native end-to-end runs say of the time between the linears.
+
+    Attributes:
+        engine: engine of those runs.
+        kernel_s: time of a kernel between linears, the estimate and then draws: on the device, or on the host for
+            ``eager``.
+        traffic_factor: what the traffic of a row takes, over its time at the read bandwidth; likewise.
+        runs: the runs, which are held out no more.
+        residual_share_p50: median error of those runs after calibration.
+    """
+
+    engine: HopEngine
+    kernel_s: tuple[float, ...]
+    traffic_factor: tuple[float, ...]
+    runs: tuple[str, ...]
+    residual_share_p50: float
+
+    def at(self, row: int) -> tuple[float, float]:
+        """Return both numbers for the estimate (row 0) or a draw."""
+        if row == 0:
+            return self.kernel_s[0], self.traffic_factor[0]
+        place = 1 + (row - 1) % (len(self.kernel_s) - 1) if len(self.kernel_s) > 1 else 0
+        return self.kernel_s[place], self.traffic_factor[place]
+
+
+@dataclass(frozen=True)
+class HopSetting:
+    """What is predicted besides model and kernel.
+
+    Attributes:
+        engine: how a hop is launched.
+        context: tokens of the KV cache that every row reads. An engine with a fixed cache reads all of its columns.
+        calibration: from native runs; None for counts and traffic alone.
+    """
+
+    engine: HopEngine = HopEngine.GRAPH
+    context: int = 512
+    calibration: Calibration | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be predicted."""
+        above_zero(context=self.context)
+        if self.calibration is not None and self.calibration.engine is not self.engine:
+            raise ValueError(
+                f"a calibration by {self.calibration.engine.value} runs says nothing of engine={self.engine.value}"
+            )
+
+
+def linears_time(machine: Machine, model: ModelShape, kernel: str, engine: HopEngine, row: int) -> Cost:
+    """Return the device time of a hop's linears and its output layer over the batch, s."""
+    own: Sequence[float] = machine.kernel(kernel).time.rows[row].tolist()
+    native: Sequence[float] = machine.kernel(BASELINE).time.rows[row].tolist()
+    return linear_time(own, model.linears(engine)).plus(linear_time(native, (model.head,)))
+
+
+def hop_time_of(machine: Machine, model: ModelShape, kernel: str, setting: HopSetting, row: int) -> Cost:
+    """Return T(B) of a hop, s.
+
+    Args:
+        machine: its parameters.
+        model: sizes.
+        kernel: runs the linears, except the output layer.
+        setting: engine, context, calibration.
+        row: 0 for the estimates, 1 and above for a draw.
+
+    Raises:
+        ValueError: the machine lacks the kernel, or launches were not timed for an eager hop.
+    """
+    linears = linears_time(machine, model, kernel, setting.engine, row)
+    others = model.other_kernels(setting.engine)
+    row_s = model.row_bytes(setting.context) / machine.bytes_per_s
+    kernel_s, factor = machine.node_s(row), 1.0
+    if setting.calibration is not None:
+        calibrated_s, factor = setting.calibration.at(row)
+        kernel_s = kernel_s if setting.engine is HopEngine.EAGER else calibrated_s
+    device = linears.plus(Cost.line(others * kernel_s, row_s * factor))
+    if setting.engine is not HopEngine.EAGER:
+        return device.plus(Cost.line(_host(machine, row).get("graph_s", 0.0)))
+    return device.at_least(Cost.line(host_s(machine, model, kernel, setting, row)))
+
+
+def host_s(machine: Machine, model: ModelShape, kernel: str, setting: HopSetting, row: int) -> float:
+    """Return the time that the host takes to launch an eager hop, s.
+
+    Raises:
+        ValueError: launches were not timed.
+    """
+    host = _host(machine, row)
+    if "launch_s" not in host:
+        raise ValueError(
+            f"the fits of {machine.fitted_on} hold no launch chains, so an eager hop has no host time: measure "
+            "them with `qt-profile sweep --for-fit`"
+        )
+    launch_s = host["launch_s"] if setting.calibration is None else setting.calibration.at(row)[0]
+    return launches(model, kernel, setting.engine) * launch_s + host.get("sync_s", 0.0)
+
+
+def launches(model: ModelShape, kernel: str, engine: HopEngine) -> int:
+    """Return how many kernels a hop launches: unfused kernels cast first, W8A8 ones quantize x first."""
+    each = 2 if kernel.startswith(("unfused_", "native_")) else 1
+    linears = sum(layer.count for layer in model.linears(engine))
+    return model.other_kernels(engine) + each * linears + 1
+
+
+def hop_energy_of(
+    machine: Machine, model: ModelShape, kernel: str, setting: HopSetting, time: Cost, row: int
+) -> Cost | None:
+    """Return E(B) of a hop, J.
+
+    Args:
+        machine: its parameters.
+        model: sizes.
+        kernel: runs the linears, except the output layer.
+        setting: engine and context.
+        time: T(B) of the same row.
+        row: 0 for the estimates, 1 and above for a draw.
+
+    Returns:
+        None where the machine's energy, or the bytes that the kernel moves, were not measured.
+    """
+    moved = machine.kernel(kernel).pass_bytes_per_weight
+    if machine.energy is None or moved is None:
+        return None
+    joules = machine.energy.named(row)
+    cast_j = joules.get(f"cast_j_per_weight.{kernel}", 0.0) if decodes(kernel) else 0.0
+    weights, head = model.linear_weights, model.head.n * model.head.k
+    edge = sum(layer.count * (layer.n + layer.k) for layer in (*model.linears(setting.engine), model.head))
+    bytes_of_row = _DTYPE_BYTES * edge + model.row_bytes(setting.context)
+    return hop_energy(
+        time,
+        static_w=joules["static_w"],
+        pass_j=weights * (moved * joules["j_per_byte"] + cast_j) + head * _DTYPE_BYTES * joules["j_per_byte"],
+        row_j=2 * (weights + head) * joules["j_per_flop"] + bytes_of_row * joules["j_per_byte"],
+    )
+
+
+def _host(machine: Machine, row: int) -> dict[str, float]:
+    return {} if machine.host is None else machine.host.named(row)

@@ -1,0 +1,182 @@
+"""The first section: which variant is trapped, in time and in energy, and how sure that is."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from analysis.fit_input import BASELINE
+from analysis.report.colours import is_peer, split_name
+from analysis.report.inputs import Inputs, baseline_of, variants_of
+from analysis.report.section import Badge, Block, Card, Cards, Missing, Section, Table, Tone, listed, number
+from analysis.stats import Interval
+from analysis.verdict import Verdict, decide
+from profiler.record import SweepRow, VariantResult
+
+_TONES: dict[str, Tone] = {
+    "trapped": "bad",
+    "not trapped": "good",
+    "inconclusive": "warn",
+    "not measured": "muted",
+    "depends on the batch": "warn",
+}
+
+
+def verdict_section(inputs: Inputs) -> Section:
+    """Return the verdicts of chains, then those of single calls."""
+    found = [card for machine in inputs.machines for card in _chain_cards(inputs, machine)]
+    chains = [card for card in found if any(badge.tone != "muted" for badge in card.badges)]
+    blocks: list[Block] = []
+    if chains:
+        blocks.append(Cards(tuple(chains)))
+    if len(chains) < len(found):
+        silent = listed([f"{card.title} ({card.subtitle})" for card in found if card not in chains])
+        blocks.append(
+            Missing(
+                f"Without verdict, because not compared on the same hops: {silent}",
+                "qt-profile chain --ablation 4",
+            )
+        )
+    elif not chains:
+        blocks.append(
+            Missing("No chain was given, so no verdict on whole hops", "qt-profile chain --kernel fused_nf4")
+        )
+    calls: list[Card] = []
+    for machine in inputs.machines:
+        rows = list(inputs.cells(machine).values())
+        calls += _sweep_cards(rows, machine)
+        if rows:
+            blocks.append(_sweep_table(rows, machine))
+    if calls:
+        blocks.insert(min(1, len(blocks)), Cards(tuple(calls)))
+    return Section("verdict", "Verdict", "Verdict", _headline(chains, calls), tuple(blocks))
+
+
+def _headline(chains: Sequence[Card], calls: Sequence[Card]) -> str:
+    sentences = []
+    for cards, what in ((chains, "Whole hops"), (calls, "Single calls")):
+        counts: dict[str, list[str]] = defaultdict(list)
+        for card in cards:
+            counts[card.badges[0].verdict].append(card.title)
+        parts = [f"{listed(list(dict.fromkeys(names)))} {verdict}" for verdict, names in counts.items()]
+        if parts:
+            sentences.append(f"{what}: {'; '.join(parts)}.")
+    rule = "A variant is trapped where the whole 95 % interval of its cost over the baseline's lies above 1."
+    return " ".join([*sentences, rule])
+
+
+def _chain_cards(inputs: Inputs, machine: str) -> Iterable[Card]:
+    for model, records in inputs.chains(machine).items():
+        rows: dict[str, dict[int, VariantResult]] = defaultdict(dict)
+        for record in records:
+            baseline = baseline_of(record)
+            for row in variants_of(record):
+                if row.kernel == baseline or row.kernel.startswith("null_"):
+                    continue
+                known = rows[row.kernel].get(row.batch_size)
+                if known is None or _says(row) >= _says(known):
+                    rows[row.kernel][row.batch_size] = row
+        for kernel, by_batch in rows.items():
+            yield _chain_card(kernel, f"{model} on {machine}", by_batch)
+
+
+def _says(row: VariantResult) -> int:
+    return 2 * (row.verdict_time is not None) + (row.verdict_energy is not None)
+
+
+def _chain_card(kernel: str, where: str, by_batch: dict[int, VariantResult]) -> Card:
+    batches = sorted(by_batch)
+    time = {b: by_batch[b].verdict_time or "not measured" for b in batches}
+    energy = {b: by_batch[b].verdict_energy or "not measured" for b in batches}
+    reasons = [
+        (f"B = {b}: " if len(batches) > 1 else "")
+        + _sentence(by_batch[b].verdict_reason or _why_not(by_batch[b]))
+        for b in batches
+    ]
+    sizes = "B = " + ", ".join(map(str, batches))
+    estimate = any(by_batch[b].energy_is_estimate for b in batches)
+    return Card(
+        kernel,
+        f"{where}, {sizes}",
+        (
+            _badge("time", time.values()),
+            _badge("energy, estimate" if estimate else "energy", energy.values()),
+        ),
+        " ".join(reasons),
+    )
+
+
+def _why_not(row: VariantResult) -> str:
+    if row.mode == "generate" and row.cor_tps is None:
+        return "not compared on the same hops: run the chain with replayed hops (--ablation 4)"
+    return "no interval, so no verdict"
+
+
+def _sentence(text: str) -> str:
+    text = f"{text[:1].upper()}{text[1:]}"
+    return text if text.endswith(".") else f"{text}."
+
+
+def _badge(quantity: str, verdicts: Iterable[str]) -> Badge:
+    distinct = set(verdicts)
+    known = distinct - {"not measured"}
+    verdict = "depends on the batch" if len(known) > 1 else next(iter(known or distinct))
+    return Badge(quantity, verdict, _TONES[verdict])
+
+
+def _call_badge(by_verdict: dict[Verdict, list[SweepRow]], total: int) -> Badge:
+    loses, wins = len(by_verdict[Verdict.TRAPPED]), len(by_verdict[Verdict.NOT_TRAPPED])
+    if 0 < loses < total:
+        return Badge("time", f"trapped in {loses} of {total} cells", "bad" if loses > wins else "warn")
+    verdict = "trapped" if loses else "not trapped" if wins == total else "inconclusive"
+    return Badge("time", verdict, _TONES[verdict])
+
+
+def _sweep_cards(rows: Sequence[SweepRow], machine: str) -> Iterable[Card]:
+    for kernel in dict.fromkeys(row.kernel for row in rows):
+        scheme, _ = split_name(kernel)
+        if kernel == BASELINE or scheme not in ("fused", "native"):
+            continue
+        by_verdict = _by_verdict(row for row in rows if row.kernel == kernel)
+        total = sum(map(len, by_verdict.values()))
+        if not total:
+            continue
+        ratios = [row.speedup_p50 for cells in by_verdict.values() for row in cells if row.speedup_p50]
+        wins, loses = len(by_verdict[Verdict.NOT_TRAPPED]), len(by_verdict[Verdict.TRAPPED])
+        reason = (
+            f"{number(min(ratios))} to {number(max(ratios))} times the speed of {BASELINE}: faster in {wins} of "
+            f"{total} cells (shape and m), slower in {loses}, not distinguishable in {total - wins - loses}."
+        )
+        badge = _call_badge(by_verdict, total)
+        yield Card(kernel, f"single calls on {machine}", (badge,), reason)
+
+
+def _sweep_table(rows: Sequence[SweepRow], machine: str) -> Table:
+    lines = []
+    for kernel in dict.fromkeys(row.kernel for row in rows):
+        own = [row for row in rows if row.kernel == kernel and row.speedup_p50 and row.gate == "passed"]
+        by_verdict = _by_verdict(own)
+        if not own:
+            continue
+        by_m = {m: [row.speedup_p50 or 0.0 for row in own if row.m == m] for m in sorted({r.m for r in own})}
+        spans = [f"m={m}: {number(min(v), 2)}–{number(max(v), 2)}" for m, v in by_m.items()]
+        counts = (len(by_verdict[v]) for v in (Verdict.NOT_TRAPPED, Verdict.TRAPPED, Verdict.INCONCLUSIVE))
+        name = f"{kernel} (peer)" if is_peer(kernel) else kernel
+        lines.append((name, *map(str, counts), "; ".join(spans)))
+    return Table(
+        f"Single calls against {BASELINE} on {machine}: cells won, lost and unclear by the 95 % interval",
+        ("kernel", "faster", "slower", "unclear", f"speed-up over {BASELINE} (p50), over shapes"),
+        tuple(lines),
+        is_numeric=False,
+        is_folded=True,
+    )
+
+
+def _by_verdict(rows: Iterable[SweepRow]) -> dict[Verdict, list[SweepRow]]:
+    found: dict[Verdict, list[SweepRow]] = {v: [] for v in Verdict}
+    for row in rows:
+        if row.speedup_p50 and row.speedup_ci95 and row.speedup_ci95[0] > 0 and row.gate == "passed":
+            low, high = row.speedup_ci95
+            point = min(max(row.speedup_p50, low), high)
+            found[decide(Interval(1 / point, 1 / high, 1 / low))].append(row)
+    return found

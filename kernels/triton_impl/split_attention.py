@@ -1,0 +1,175 @@
+"""Attention of one new token per sequence on a GPU: the cache is cut into pieces that are read side by side.
+
+Torch's attention takes a mask only in its memory-efficient kernel, which gives one block to a key head and lets it walk
+the whole static cache, dead columns included: at batch 1 a model with 8 key heads uses 8 of 132 multiprocessors. Here a
+program reads ``_PIECE`` columns of one key head, none beyond the sequence's last; a second kernel adds the pieces up.
+
+Traffic per layer: keys and values up to ``column``, once; 2 * (head_dim + 2) fp32 per piece and query head.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kernels.triton_impl.decode import IS_INTERPRETED
+
+_PIECE = 64
+# The interpreter keeps bf16 as bare 16-bit integers, and multiplies them as such.
+_WIDENS = bool(IS_INTERPRETED.value)
+_LEAST_ROWS = 16
+"""Rows of the smallest matrix instruction."""
+
+
+@triton.jit
+def _piece_kernel(
+    q_ptr,
+    keys_ptr,
+    values_ptr,
+    column_ptr,
+    sums_ptr,
+    tops_ptr,
+    totals_ptr,
+    q_stride,
+    max_len,
+    kv_heads,
+    scale_log2,
+    GROUP: tl.constexpr,
+    ROWS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PIECE: tl.constexpr,
+    WIDENS: tl.constexpr,
+):
+    head = tl.program_id(0)
+    piece = tl.program_id(1)
+    pieces = tl.num_programs(1)
+    last = tl.load(column_ptr + head // kv_heads)
+    rows = tl.arange(0, ROWS)
+    dims = tl.arange(0, WIDTH)
+    columns = piece * PIECE + tl.arange(0, PIECE)
+    is_dim = dims < HEAD_DIM
+    is_reached = columns <= last
+    q = tl.load(
+        q_ptr
+        + (head // kv_heads) * q_stride
+        + (head % kv_heads * GROUP + rows[:, None]) * HEAD_DIM
+        + dims[None, :],
+        mask=(rows[:, None] < GROUP) & is_dim[None, :],
+        other=0.0,
+    )
+    place = (head.to(tl.int64) * max_len + columns[:, None]) * HEAD_DIM + dims[None, :]
+    is_read = is_reached[:, None] & is_dim[None, :]
+    keys = tl.load(keys_ptr + place, mask=is_read, other=0.0)
+    values = tl.load(values_ptr + place, mask=is_read, other=0.0)
+    if WIDENS:
+        q, keys, values = q.to(tl.float32), keys.to(tl.float32), values.to(tl.float32)
+    scores = tl.dot(q, tl.trans(keys), input_precision="ieee") * scale_log2
+    scores = tl.where(is_reached[None, :], scores, float("-inf"))
+    top = tl.max(scores, axis=1)
+    # A piece beyond the last column has no score: any finite number avoids inf - inf.
+    top = tl.where(top == float("-inf"), -1.0e30, top)
+    weights = tl.exp2(scores - top[:, None])
+    total = tl.sum(weights, axis=1)
+    summed = tl.dot(weights.to(values.dtype), values, input_precision="ieee")
+    slot = (head * GROUP + rows) * pieces + piece
+    is_row = rows < GROUP
+    tl.store(tops_ptr + slot, top, mask=is_row)
+    tl.store(totals_ptr + slot, total, mask=is_row)
+    tl.store(
+        sums_ptr + slot[:, None] * HEAD_DIM + dims[None, :],
+        summed,
+        mask=is_row[:, None] & is_dim[None, :],
+    )
+
+
+@triton.jit
+def _join_kernel(
+    sums_ptr,
+    tops_ptr,
+    totals_ptr,
+    out_ptr,
+    pieces,
+    HEAD_DIM: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PIECES: tl.constexpr,
+):
+    row = tl.program_id(0)
+    index = tl.arange(0, PIECES)
+    dims = tl.arange(0, WIDTH)
+    is_piece = index < pieces
+    tops = tl.load(tops_ptr + row * pieces + index, mask=is_piece, other=-1.0e30)
+    totals = tl.load(totals_ptr + row * pieces + index, mask=is_piece, other=0.0)
+    shares = tl.exp2(tops - tl.max(tops, axis=0))
+    sums = tl.load(
+        sums_ptr + (row * pieces + index[:, None]) * HEAD_DIM + dims[None, :],
+        mask=is_piece[:, None] & (dims[None, :] < HEAD_DIM),
+        other=0.0,
+    )
+    joined = tl.sum(sums * shares[:, None], axis=0) / tl.sum(totals * shares, axis=0)
+    tl.store(out_ptr + row * HEAD_DIM + dims, joined.to(out_ptr.dtype.element_ty), mask=dims < HEAD_DIM)
+
+
+def split_attention(q: Tensor, keys: Tensor, values: Tensor, column: Tensor) -> Tensor:
+    """Attend to the columns of the cache up to each sequence's own.
+
+    Args:
+        q: [batch, kv_heads, heads / kv_heads, head_dim], contiguous but for the first stride: q may be part of a row
+            that holds k and v too.
+        keys: [batch, kv_heads, max_len, head_dim], contiguous, of q's dtype.
+        values: likewise.
+        column: int64 [batch], the last column that each sequence reads.
+
+    Returns:
+        [batch, heads * head_dim].
+
+    Raises:
+        ValueError: strides that the kernel does not read.
+    """
+    batch, kv_heads, group, head_dim = q.shape
+    for name, tensor, checked in (("q", q, q[0]), ("keys", keys, keys), ("values", values, values)):
+        if not checked.is_contiguous():
+            raise ValueError(f"{name} has strides {list(tensor.stride())} for shape {list(tensor.shape)}")
+    max_len = keys.shape[2]
+    pieces = triton.cdiv(max_len, _PIECE)
+    heads = batch * kv_heads * group
+    sums = q.new_empty((heads, pieces, head_dim), dtype=torch.float32)
+    tops, totals = (q.new_empty((heads, pieces), dtype=torch.float32) for _ in range(2))
+    out = q.new_empty((batch, kv_heads * group * head_dim))
+    width = triton.next_power_of_2(head_dim)
+    # The softmax runs in powers of two: log2(e) goes into the scale.
+    scale_log2 = head_dim**-0.5 * 1.4426950408889634
+    _piece_kernel[(batch * kv_heads, pieces)](
+        q,
+        keys,
+        values,
+        column,
+        sums,
+        tops,
+        totals,
+        q.stride(0),
+        max_len,
+        kv_heads,
+        scale_log2,
+        GROUP=group,
+        ROWS=max(_LEAST_ROWS, triton.next_power_of_2(group)),
+        HEAD_DIM=head_dim,
+        WIDTH=width,
+        PIECE=_PIECE,
+        WIDENS=_WIDENS,
+        num_warps=4,
+    )
+    _join_kernel[(heads,)](
+        sums,
+        tops,
+        totals,
+        out,
+        pieces,
+        HEAD_DIM=head_dim,
+        WIDTH=width,
+        PIECES=triton.next_power_of_2(pieces),
+        num_warps=2,
+    )
+    return out

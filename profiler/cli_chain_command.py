@@ -1,0 +1,242 @@
+"""``qt-profile chain``: its options and their checks; ``cli_chain`` does the job."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+
+import typer
+
+from profiler.cli_errors import MissingHardwareError
+
+if TYPE_CHECKING:
+    from reasoning.chain_spec import Engine
+
+_Choice = TypeVar("_Choice", bound=Enum)
+
+
+def chain_command(
+    model: Annotated[
+        str, typer.Option(help="tiny, a key of the model table, a local folder, or a hub id.")
+    ] = "tiny",
+    kernel: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Variant to profile; repeat or separate by commas; fused_nf4 by default. See `qt-profile kernels`."
+        ),
+    ] = None,
+    baseline: Annotated[str, typer.Option(help="Reference kernel.")] = "bf16",
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="eager: Hugging Face's forward pass, paced by the host; graph: one CUDA graph per hop; compile: "
+            "the same with compiled layers; auto: compile on a GPU, eager on a CPU."
+        ),
+    ] = "auto",
+    problems: Annotated[
+        str, typer.Option(help="synthetic, a GSM8K or MathQA file, recorded solutions, or openai/gsm8k.")
+    ] = "synthetic",
+    limit: Annotated[
+        int | None, typer.Option(help="At most this many problems; 20 synthetic ones by default.")
+    ] = None,
+    mode: Annotated[
+        str, typer.Option(help="generate: solve the problems; replay: force recorded solutions.")
+    ] = "generate",
+    batch: Annotated[
+        str,
+        typer.Option(help="Sequences decoded together, B: one number, a list 1,8,64, or 1:64 in doublings."),
+    ] = "1",
+    max_new: Annotated[int, typer.Option(help="Most tokens per solution, 2 or more.")] = 400,
+    context: Annotated[
+        int | None,
+        typer.Option(help="Tokens of every prompt: solved problems (or random tokens) in front, or cut."),
+    ] = None,
+    hops: Annotated[
+        int | None,
+        typer.Option(
+            help="Decode exactly this many hops, for times: nothing is scored; two batches unless --limit."
+        ),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(help="Seeds the synthetic problems, random weights and intervals.")
+    ] = 1,
+    group_size: Annotated[
+        int | None, typer.Option(help="Weights per scale (32, 64, 128) of the grouped formats.")
+    ] = None,
+    double_quant: Annotated[
+        bool, typer.Option("--double-quant", help="Quantize the group scales too.")
+    ] = False,
+    ablation: Annotated[
+        int | None,
+        typer.Option(
+            help="Problems replayed with unfused, fused and null kernels to isolate the cast; 0: none; 4 by default."
+        ),
+    ] = None,
+    ablate: Annotated[
+        bool,
+        typer.Option(
+            "--ablate", help="Print where the hop's time goes, with intervals; replays one batch at least."
+        ),
+    ] = False,
+    weights: Annotated[
+        str, typer.Option(help="real, or random: time and energy only, accuracy is not measured.")
+    ] = "real",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    tdp_w: Annotated[
+        float | None, typer.Option(help="TDP for an energy estimate where no counter is readable, W.")
+    ] = None,
+    energy_windows: Annotated[
+        int,
+        typer.Option(
+            help="Windows of 5 s that an energy counter gets per kernel at least; 0: none are filled, for a quick look."
+        ),
+    ] = 3,
+    grid_intensity: Annotated[
+        float | None,
+        typer.Option("--grid-intensity", help="Carbon intensity of the grid for CAES, kgCO2e/kWh."),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            help="CPU threads; by default half of the logical CPUs, so that others do not stall us."
+        ),
+    ] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Skip malformed lines of the problem file.")
+    ] = False,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of an interrupted run of the same command: its finished batch sizes are kept."
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder that the run record is written into.")] = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+) -> None:
+    """Solve multi-hop problems with a baseline and with low-bit kernels; print the table, store the run.
+
+    Exit codes: 0 done, 1 the record could not be written, 2 bad arguments, 3 missing hardware or memory (batch sizes
+    that fit are measured), 130 interrupted (what was measured is kept; before anything was, no record is written).
+    """
+    from profiler.cli_chain import ChainJob, run_chain
+    from reasoning.chain_spec import ChainMode, ChainSpec
+
+    if ablate and ablation == 0:
+        raise ValueError("--ablate prints what is replayed, but --ablation 0 replays nothing")
+    check_one_of("device", device, ("auto", "cpu", "cuda"))
+    check_one_of("weights", weights, ("real", "random"))
+    check_one_of("engine", engine, ("auto", "eager", "graph", "compile"))
+    chosen_mode = _choice("mode", mode, ChainMode)
+    chosen_device = _device(device)
+    spec = ChainSpec(
+        model=model,
+        kernels=tuple(name for word in kernel or ["fused_nf4"] for name in _listed("kernel", word)),
+        baseline=baseline,
+        problems=problems,
+        limit=limit,
+        mode=chosen_mode,
+        batch_sizes=batch_sizes(batch),
+        max_new_tokens=max_new,
+        seed=seed,
+        engine=_engine(engine, chosen_device),
+        context=context,
+        hops=hops,
+        group_size=group_size,
+        double_quant=double_quant,
+        ablation_problems=4 if ablation is None else ablation,
+        energy_windows=energy_windows,
+        grid_kgco2e_per_kwh=grid_intensity,
+    )
+    _use_threads(threads)
+    code = run_chain(
+        ChainJob(
+            spec=spec,
+            weights="random" if weights == "random" else "real",
+            device=chosen_device,
+            tdp_w=tdp_w,
+            skip_bad=skip_bad,
+            out=out,
+            as_json=as_json,
+            resume=resume,
+            shows_waterfall=ablate,
+        )
+    )
+    raise typer.Exit(code)
+
+
+def batch_sizes(text: str) -> tuple[int, ...]:
+    """Read ``8``, ``1,8,64`` or ``1:64``, which doubles until it reaches the end.
+
+    Raises:
+        ValueError: a word that is no whole number, or a range that runs backwards.
+    """
+    sizes: list[int] = []
+    for word in _listed("batch", text):
+        first, colon, last = word.partition(":")
+        try:
+            ends = [int(first), int(last)] if colon else [int(first)]
+        except ValueError as error:
+            raise ValueError(
+                f"--batch {text!r} holds {word!r}, expected whole numbers such as 1,8 or 1:64"
+            ) from error
+        if colon and not 1 <= ends[0] <= ends[1]:
+            raise ValueError(f"--batch {word}: {ends[0]} to {ends[1]} is no range of batch sizes")
+        size = ends[0]
+        while colon and size < ends[1]:
+            sizes.append(size)
+            size *= 2
+        sizes.append(ends[-1])
+    return tuple(sizes)
+
+
+def check_one_of(option: str, value: str, allowed: Sequence[str]) -> None:
+    """Refuse a value that an option does not know.
+
+    Raises:
+        ValueError: it is none of ``allowed``.
+    """
+    if value not in allowed:
+        raise ValueError(f"--{option} {value!r} is none of {', '.join(allowed)}")
+
+
+def _listed(option: str, text: str) -> list[str]:
+    words = [word.strip() for word in text.split(",")]
+    if not all(words):
+        raise ValueError(f"--{option} {text!r} has {words.count('')} empty words between its commas")
+    return words
+
+
+def _choice(option: str, value: str, kind: type[_Choice]) -> _Choice:
+    check_one_of(option, value, [str(member.value) for member in kind])
+    return kind(value)
+
+
+def _engine(wanted: str, device: str) -> Engine:
+    from reasoning.chain_spec import Engine
+
+    if wanted == "auto":
+        return Engine.COMPILE if device == "cuda" else Engine.EAGER
+    return Engine(wanted)
+
+
+def _use_threads(threads: int | None) -> None:
+    import torch
+
+    cpus = os.cpu_count() or 1
+    if threads is not None and not 1 <= threads <= cpus:
+        raise ValueError(f"--threads {threads} is outside 1 to {cpus}, the logical CPUs here")
+    torch.set_num_threads(threads or max(1, cpus // 2))
+
+
+def _device(wanted: str) -> Literal["cpu", "cuda"]:
+    import torch
+
+    here = torch.cuda.is_available()
+    if wanted == "cuda" and not here:
+        raise MissingHardwareError(
+            "--device cuda, but torch sees no CUDA device here; see `qt-profile doctor`"
+        )
+    return "cuda" if here and wanted != "cpu" else "cpu"

@@ -1,0 +1,252 @@
+"""What runs a chain's hops: the Hugging Face forward pass here, our captured decoder in ``chain_captured``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from kernels.quant_weight import QuantWeight
+from kernels.ranges import RangeHook
+from kernels.registry import NO_RANGES, Kernel
+from profiler.record_results import HopClockName
+from profiler.timing import HopTimer
+from reasoning.chain_spec import ChainSpec
+from reasoning.decode import BatchTrace, Forced, decode_steps, greedy
+from reasoning.engine.event_timer import EventTimer, HopClock
+from reasoning.model import LoadedModel
+from reasoning.quant_linear import add_format, model_bytes, replace_linears
+
+OnLogits = Callable[[int, Tensor], None]
+"""Called with (position, logits [rows, vocabulary]); rows beyond the batch's prompts mean nothing."""
+
+
+@dataclass(frozen=True)
+class DecodeJob:
+    """One batch to decode.
+
+    Args:
+        prompts: token ids per sequence, none empty.
+        lengths: per sequence, the most tokens to add.
+        end_tokens: tokens that end a sequence.
+        padding: fed to sequences that have ended.
+        forced: recorded tokens per sequence to choose whatever the logits say; None lets the logits choose.
+    """
+
+    prompts: Sequence[Sequence[int]]
+    lengths: Sequence[int]
+    end_tokens: frozenset[int]
+    padding: int
+    forced: Sequence[Sequence[int]] | None = None
+
+
+class ChainBackend(Protocol):
+    """A model with the weights of every format of a run, whose kernel can be switched between hops."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        ...
+
+    @property
+    def hop_clock(self) -> HopClockName:
+        """How hops are timed: ``events`` or ``wall``."""
+        ...
+
+    @property
+    def is_captured(self) -> bool:
+        """Whether a hop is one launch of a CUDA graph."""
+        ...
+
+    def prepare(self, batch_size: int, max_len: int, *, in_lockstep: bool) -> None:
+        """Get ready for batches of a size, and let go of what others needed.
+
+        Args:
+            batch_size: rows of every hop.
+            max_len: cache columns of the longest sequence.
+            in_lockstep: several kernels will be in the middle of a batch at once.
+        """
+        ...
+
+    def steps(
+        self,
+        kernel: Kernel,
+        job: DecodeJob,
+        trace: BatchTrace,
+        *,
+        on_logits: OnLogits | None = None,
+        ranges: RangeHook | None = None,
+        timer: HopClock | None = None,
+    ) -> Iterator[None]:
+        """Decode a batch, one step at a time: the prefill, then hops.
+
+        Args:
+            kernel: runs the linears.
+            job: the batch.
+            trace: complete when the iterator ends.
+            on_logits: sees the logits of every position.
+            ranges: given to the linears; hops then run outside the CUDA graph.
+            timer: times the steps; None takes the backend's own.
+        """
+        ...
+
+    def model_bytes(self, kernel: Kernel) -> int:
+        """Bytes of the model's weights as the kernel stores them."""
+        ...
+
+    def layout_bytes(self, kernel: Kernel) -> int:
+        """Bytes of the layouts that kernels keep beside the weights of this kernel's format."""
+        ...
+
+    def widest_native_bytes(self) -> int:
+        """Bytes of the largest linear's native weight, which unfused kernels decode into."""
+        ...
+
+    def release(self) -> None:
+        """Free caches and graphs."""
+        ...
+
+
+def decode(backend: ChainBackend, kernel: Kernel, job: DecodeJob) -> BatchTrace:
+    """Decode a whole batch."""
+    trace = BatchTrace(tokens=[])
+    for _ in backend.steps(kernel, job, trace):
+        pass
+    return trace
+
+
+def layouts_of(weights: Iterable[QuantWeight]) -> int:
+    """Bytes of the tensors in cached layouts, each counted once."""
+    found: dict[int, int] = {}
+    waiting: list[object] = [layout for weight in weights for layout in weight.repacked.values()]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, Tensor):
+            found[id(item)] = item.nbytes
+        elif isinstance(item, QuantWeight) or (is_dataclass(item) and not isinstance(item, type)):
+            waiting += [getattr(item, field.name) for field in fields(item)]
+        elif isinstance(item, (tuple, list)):
+            waiting += item
+    return sum(found.values())
+
+
+def format_settings(spec: ChainSpec, kernel: Kernel) -> tuple[int | None, bool]:
+    """Group size and double quantization of a kernel's format, as far as it has groups."""
+    grouped = kernel.format is not None and kernel.format.group_size is not None
+    return (spec.group_size, spec.double_quant) if grouped else (None, False)
+
+
+class EagerBackend:
+    """The Hugging Face forward pass, its linears replaced.
+
+    Args:
+        spec: the run; its kernels' formats are quantized here.
+        loaded: the model; its linears are replaced in place.
+
+    Raises:
+        ValueError: a weight that a format cannot hold.
+    """
+
+    def __init__(self, spec: ChainSpec, loaded: LoadedModel) -> None:
+        self._model = loaded.model
+        baseline, *others = spec.all_kernels()
+        group_size, double_quant = format_settings(spec, baseline)
+        self._replacement = replace_linears(
+            self._model,
+            baseline,
+            group_size=group_size,
+            double_quant=double_quant,
+            prequantized=loaded.quantized,
+        )
+        self._running = baseline
+        for kernel in others:
+            group_size, double_quant = format_settings(spec, kernel)
+            add_format(self._replacement, kernel, group_size=group_size, double_quant=double_quant)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        device: torch.device = self._model.device
+        return device
+
+    @property
+    def hop_clock(self) -> HopClockName:
+        """``wall``: the host is part of an eager hop."""
+        return "wall"
+
+    @property
+    def is_captured(self) -> bool:
+        """Never."""
+        return False
+
+    def prepare(self, batch_size: int, max_len: int, *, in_lockstep: bool) -> None:
+        """Nothing: the cache grows with the batch."""
+
+    def release(self) -> None:
+        """Nothing."""
+
+    def steps(
+        self,
+        kernel: Kernel,
+        job: DecodeJob,
+        trace: BatchTrace,
+        *,
+        on_logits: OnLogits | None = None,
+        ranges: RangeHook | None = None,
+        timer: HopClock | None = None,
+    ) -> Iterator[None]:
+        """See :meth:`ChainBackend.steps`."""
+        steps = decode_steps(
+            self._model,
+            job.prompts,
+            greedy if job.forced is None else Forced(job.forced, self.device),
+            lengths=job.lengths,
+            end_tokens=job.end_tokens,
+            padding=job.padding,
+            timer=timer or HopTimer(torch.cuda.synchronize if self.device.type == "cuda" else None),
+            trace=trace,
+            on_logits=on_logits,
+        )
+        while True:
+            self._switch_to(kernel)
+            if ranges is not None:
+                self._replacement.time_ranges(ranges)
+            try:
+                if next(steps, _ENDED) is _ENDED:
+                    return
+            finally:
+                if ranges is not None:
+                    self._replacement.time_ranges(NO_RANGES)
+            yield
+
+    def _switch_to(self, kernel: Kernel) -> None:
+        if kernel is not self._running:
+            self._replacement.use(kernel)
+            self._running = kernel
+
+    def model_bytes(self, kernel: Kernel) -> int:
+        """Bytes of the model's weights as the kernel stores them."""
+        return model_bytes(self._model, self._replacement, kernel)
+
+    def layout_bytes(self, kernel: Kernel) -> int:
+        """Bytes of the layouts that kernels keep beside the weights of this kernel's format."""
+        if kernel.format is None:
+            return 0
+        layers = self._replacement.replaced.values()
+        return layouts_of(layer.quantized[kernel.format.name] for layer in layers)
+
+    def widest_native_bytes(self) -> int:
+        """Bytes of the largest linear's native weight."""
+        widest: int = max(layer.dense.nbytes for layer in self._replacement.replaced.values())
+        return widest
+
+
+_ENDED = object()
+
+
+def default_timer(device: torch.device) -> HopClock:
+    """Events on a GPU, the clock on a CPU, where work is done when the call returns."""
+    return EventTimer() if device.type == "cuda" else HopTimer()

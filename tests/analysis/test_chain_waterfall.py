@@ -1,0 +1,78 @@
+"""Waterfalls of made-up hops whose parts are known."""
+
+import pytest
+
+from analysis.chain_waterfall import ChainWaterfall, chain_waterfall
+from profiler.record import RangeSample
+
+HOPS = 30
+WOBBLE = [0.97, 1.0, 1.03]
+
+
+def places(seconds: float) -> dict[tuple[int, int, int], float]:
+    return {(0, 0, hop): seconds * WOBBLE[hop % 3] for hop in range(HOPS)}
+
+
+def ranges(linear_s: float, device_s: float | None) -> list[RangeSample]:
+    return [
+        RangeSample(kernel="k", repeat=0, batch_index=0, hop=hop, linear_s=linear_s, device_s=device_s)
+        for hop in range(1, 17)
+    ]
+
+
+def build(hops: tuple[float, ...], linear: tuple[float, ...], device, *, has_host=False) -> ChainWaterfall:
+    fall = chain_waterfall(
+        [places(s) for s in hops],
+        [ranges(*both) for both in zip(linear, device, strict=True)],
+        has_host=has_host,
+        seed=3,
+    )
+    assert fall is not None
+    return fall
+
+
+def test_parts_add_up_and_other_work_is_no_saving() -> None:
+    # Linear layers 6, 2, 4 ms; the rest of the hop 3 ms, with codes 3.5.
+    fall = build((0.0090, 0.0055, 0.0075), (0.006, 0.002, 0.004), (0.0090, 0.0055, 0.0075))
+    parts = fall.parts
+    assert parts.saving_s == pytest.approx(0.004)
+    assert parts.exposed_cast_s == pytest.approx(0.002)
+    assert parts.other_s == pytest.approx(0.0005)
+    assert parts.host_s == 0
+    assert parts.variant_s == pytest.approx(0.0075)
+    assert fall.gap_share == pytest.approx(0.0, abs=1e-9)
+    assert fall.adds_up is True
+    for name, interval in fall.intervals.items():
+        assert interval.low <= getattr(parts, f"{name}_s") <= interval.high
+    low, high = fall.intervals["exposed_cast"].low, fall.intervals["exposed_cast"].high
+    assert 0.0015 < low < high < 0.0025
+
+
+def test_a_hop_that_the_linear_layers_do_not_explain_is_said() -> None:
+    fall = build((0.009, 0.0055, 0.0100), (0.006, 0.002, 0.004), (0.009, 0.0055, 0.0075))
+    assert fall.gap_share == pytest.approx(-0.25)
+    assert fall.adds_up is False
+    assert fall.as_json()["adds_up"] is False
+
+
+def test_waiting_for_the_host_is_a_part_of_its_own() -> None:
+    # The device needs 9, 5.5 and 7.5 ms; the hop takes 30, 32 and 34.
+    fall = build((0.030, 0.032, 0.034), (0.006, 0.002, 0.004), (0.0090, 0.0055, 0.0075), has_host=True)
+    assert fall.parts.host_s == pytest.approx(0.0265 - 0.021)
+    assert fall.parts.saving_s == pytest.approx(0.004)
+    assert fall.parts.variant_s == pytest.approx(0.034)
+
+
+def test_without_times_of_the_whole_hop_nothing_is_checked() -> None:
+    fall = build((0.009, 0.0055, 0.0075), (0.006, 0.002, 0.004), (None, None, None))
+    assert (fall.gap_share, fall.adds_up) == (None, None)
+    assert fall.parts.saving_s == pytest.approx(0.0035)
+    assert fall.as_json()["exposed_cast_ms"] == pytest.approx(2.0)
+
+
+def test_kernels_without_common_hops_have_no_waterfall_and_one_hop_has_no_interval() -> None:
+    none = chain_waterfall([places(1.0), {}, places(1.0)], [[], [], []], has_host=False, seed=1)
+    assert none is None
+    one = chain_waterfall([{(0, 0, 0): s} for s in (0.9, 0.5, 0.7)], [[], [], []], has_host=False, seed=1)
+    assert one is not None and one.intervals == {}
+    assert one.as_json()["hops"] == 1

@@ -1,0 +1,271 @@
+"""Stored predictions, runs that check them, the history of errors, and the command around them."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prediction_world import MODEL, WHEN, chain, fits
+from typer.testing import CliRunner
+
+from analysis.fit_file import write_fits
+from analysis.predict_check import check_prediction
+from analysis.predict_file import (
+    PredictedCell,
+    PredictedCrossing,
+    PredictedMemory,
+    Prediction,
+    read_prediction,
+    write_prediction,
+)
+from analysis.predict_history import HISTORY, append_history, read_history, summarise_errors
+from profiler.cli import app
+from profiler.cli_predict_inputs import model_shape, parse_batches
+from profiler.record import RunRecord, write_run
+from reasoning.model_table import MODELS, get_model_spec
+
+MEMORY = PredictedMemory(
+    weight_bytes=1, layout_bytes=0, kv_bytes=1, total_bytes=2, fits=True, largest_batch=9
+)
+HOPS = {("bf16", 1): 2e-3, ("bf16", 32): 3e-3, ("fused_nf4", 1): 1e-3, ("fused_nf4", 32): 4e-3}
+
+
+def cell(kernel: str, batch: int, hop_s: float, **changed: Any) -> PredictedCell:
+    fields: dict[str, Any] = {
+        "model": MODEL.key,
+        "kernel": kernel,
+        "batch_size": batch,
+        "hop_s": hop_s,
+        "hop_s_ci95": (0.95 * hop_s, 1.05 * hop_s),
+        "tps": batch / hop_s,
+        "tps_ci95": (0.0, 1e9),
+        "time_ratio": 1.0,
+        "time_ratio_ci95": (1.0, 1.0),
+        "verdict_time": "inconclusive",
+        "energy_j_per_token": 0.5,
+        "energy_j_per_token_ci95": (0.4, 0.6),
+        "energy_j_per_query": 50.0,
+        "energy_ratio_ci95": None,
+        "verdict_energy": "inconclusive",
+        "memory": MEMORY,
+    }
+    return PredictedCell(**(fields | changed))
+
+
+def prediction(*, star: Sequence[float] = (9.0,), **changed: Any) -> Prediction:
+    crossing = PredictedCrossing(
+        model=MODEL.key,
+        kernel="fused_nf4",
+        quantity="time",
+        answer="",
+        regime="above",
+        confidence=1.0,
+        loses=[],
+        b_star=list(star),
+        b_star_ci95=None,
+    )
+    fields: dict[str, Any] = {
+        "created_utc": WHEN,
+        "git_commit": "abc",
+        "command": ["qt-profile", "predict"],
+        "machine": "NVIDIA H200",
+        "arch": "h200",
+        "source": "from fits",
+        "is_transferred": False,
+        "fits": "NVIDIA H200, 1",
+        "fit_runs": ["a"],
+        "engine": "graph",
+        "context": 640,
+        "hops": 100,
+        "calibration_runs": [],
+        "calibration_residual_share_p50": None,
+        "cells": [cell(kernel, batch, 1.1 * hop_s) for (kernel, batch), hop_s in HOPS.items()],
+        "crossings": [crossing],
+        "scales": [],
+        "warnings": [],
+    }
+    return Prediction(**(fields | changed))
+
+
+def test_errors_are_those_of_the_prediction_over_the_measurement() -> None:
+    run = chain(HOPS, energy_j_per_token={("bf16", 1): 0.4, ("fused_nf4", 1): 1.0})
+    found = check_prediction(prediction(), [run])
+    times = [e for e in found.held_out if e.quantity == "hop_s"]
+    assert len(times) == 4 and all(e.error_share == pytest.approx(0.1) for e in times)
+    assert not any(e.is_inside_ci95 for e in times)
+    energies = [e for e in found.held_out if e.quantity == "energy_j_per_token"]
+    assert [e.error_share for e in energies] == pytest.approx([0.25, -0.5])
+    assert [e.is_inside_ci95 for e in energies] == [True, False]
+    hop, energy = summarise_errors(found.held_out)
+    assert (hop.cells, hop.error_share_p50, hop.inside_share) == (4, pytest.approx(0.1), 0.0)
+    assert (energy.cells, energy.error_share_p90) == (2, pytest.approx(0.475))
+    assert found.skipped == []
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        (chain(HOPS, later_s=-1), "before the prediction of .* it is not held out"),
+        (chain(HOPS, later_s=0), "before the prediction"),
+        (chain(HOPS, gpu="NVIDIA L4", arch="l4"), "ran on NVIDIA L4, the prediction is for NVIDIA H200"),
+        (chain(HOPS, engine="eager"), "ran with engine=eager, the prediction is for graph"),
+        (chain(HOPS, context=100, hops=64), "with a cache of 192 tokens, the prediction is for 640"),
+        (chain(HOPS, model="other"), "4 rows were not predicted"),
+    ],
+)
+def test_runs_that_check_nothing_are_named(run: RunRecord, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_prediction(prediction(), [run])
+    both = check_prediction(prediction(), [run, chain(HOPS, number=1, context=512, hops=100)])
+    assert len(both.skipped) == 1 and {e.run_id for e in both.held_out} == {"20260131T120101Z-chain-made-up"}
+
+
+def test_what_calibrated_a_prediction_is_not_held_out() -> None:
+    cells = [cell("bf16", 1, 2e-3, calibrated=True), cell("fused_nf4", 1, 1e-3)]
+    found = check_prediction(prediction(cells=cells), [chain(HOPS)])
+    assert {e.kernel for e in found.held_out} == {"fused_nf4"}
+    assert any("1 rows belong to what calibrated" in sentence for sentence in found.skipped)
+
+
+@pytest.mark.parametrize(
+    ("star", "agrees"), [((20.0,), True), ((9.0,), True), ((3.0,), False), ((), False), ((20.0, 30.0), False)]
+)
+def test_b_star_agrees_within_a_step_of_the_grid(star: tuple[float, ...], agrees: bool) -> None:
+    sizes = (1, 2, 8, 16, 32, 64, 128)
+    ratios = {("fused_nf4", b): 0.8 if b < 32 else 1.2 for b in sizes}
+    hops = {(kernel, b): 1e-3 for kernel in ("bf16", "fused_nf4") for b in sizes}
+    (found,) = check_prediction(prediction(star=star), [chain(hops, ratios=ratios)]).crossings
+    assert found.brackets == ((16, 32, "loses"),) and found.agrees is agrees
+
+
+def test_the_history_keeps_every_check_once(tmp_path: Path) -> None:
+    path = tmp_path / "new" / HISTORY
+    held_out = check_prediction(prediction(), [chain(HOPS)]).held_out
+    assert append_history(path, held_out) == 4
+    assert append_history(path, held_out) == 0
+    other = check_prediction(prediction(), [chain(HOPS, number=2)]).held_out
+    assert append_history(path, other) == 4
+    assert read_history(path) == [*held_out, *other]
+    path.write_text("{}\n")
+    with pytest.raises(ValueError, match="line 1: Field required"):
+        read_history(path)
+
+
+def test_a_prediction_survives_the_disk_and_is_not_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "p.json"
+    write_prediction(path, prediction())
+    assert read_prediction(path) == prediction()
+    with pytest.raises(ValueError, match="is not overwritten"):
+        write_prediction(path, prediction())
+    path.write_text('{"schema_version": 2}')
+    with pytest.raises(ValueError, match="is no prediction: schema_version"):
+        read_prediction(path)
+    with pytest.raises(ValueError, match="cannot be read: No such file"):
+        read_prediction(tmp_path / "none.json")
+
+
+def invoke(*words: str) -> tuple[int, dict[str, Any]]:
+    result = CliRunner().invoke(app, ["predict", "--json", *words])
+    return result.exit_code, json.loads(result.stdout.splitlines()[-1])
+
+
+def test_from_the_command_to_the_history(tmp_path: Path) -> None:
+    write_fits(tmp_path, fits())
+    stored = tmp_path / "p.json"
+    options = ("--fits", str(tmp_path), "--arch", "h200", "--context", "640", "--draws", "20")
+    code, fields = invoke(*options, "--model", "qwen3-0.6b", "--batch", "1:8", "--out", str(stored))
+    assert code == 0 and fields["is_transferred"] is False and fields["held_out"] == []
+    assert [(c["kernel"], c["batch_size"]) for c in fields["cells"]] == [
+        (kernel, b) for kernel in ("bf16", "fused_nf4") for b in (1, 2, 4, 8)
+    ]
+    assert {(c["quantity"]) for c in fields["crossings"]} == {"time", "energy"}
+    found = read_prediction(stored)
+    code, fields = invoke(*options, "--out", str(stored))
+    assert code == 2 and "is not overwritten" in fields["error"]
+    late = (found.created_utc - WHEN).total_seconds() + 60
+    hops = {(c.kernel, c.batch_size): 1.02 * c.hop_s for c in found.cells}
+    run = write_run(tmp_path / "runs", chain(hops, later_s=late, model="qwen3-0.6b"), [])
+    code, fields = invoke("--check", str(stored), str(run), "--fits", str(tmp_path))
+    assert code == 0 and fields["added"] == 8
+    assert fields["errors"][0]["error_share_p50"] == pytest.approx(0.02 / 1.02)
+    code, fields = invoke(*options, "--model", "tiny", "--batch", "1")
+    assert fields["held_out"][0]["cells"] == 8
+    shown = CliRunner().invoke(app, ["predict", *options, "--model", "tiny", "--batch", "1"]).stdout
+    first, second = shown.splitlines()[:2]
+    assert first.startswith("predicted, not measured: from stored fits of NVIDIA H200 (")
+    assert second.startswith("held-out errors so far: hop time, 8 cells: median 2.0 %")
+
+
+def test_a_gpu_without_fits_gets_those_of_the_h200(tmp_path: Path) -> None:
+    write_fits(tmp_path, fits())
+    options = ("--fits", str(tmp_path), "--draws", "20", "--model", "qwen2.5-72b", "--batch", "1,64")
+    code, fields = invoke(*options, "--arch", "a100-80")
+    assert code == 0 and fields["is_transferred"] is True
+    assert fields["source"].startswith("from the hardware table: NVIDIA A100-SXM4-80GB was not measured")
+    native = next(c for c in fields["cells"] if c["kernel"] == "bf16")
+    assert native["memory"]["fits"] is False and native["memory"]["largest_batch"] == 0
+    code, fields = invoke(*options, "--arch", "a100-80", "--kernel", "native_fp8")
+    assert code == 2 and "has no arithmetic for it" in fields["error"]
+
+
+def test_without_any_fits_of_ones_own_those_of_the_package_serve(tmp_path: Path) -> None:
+    code, fields = invoke("--fits", str(tmp_path), "--arch", "l4", "--batch", "1", "--draws", "20")
+    assert code == 0 and fields["is_transferred"] is True and "NVIDIA L4 was not measured" in fields["source"]
+    code, fields = invoke("--fits", str(tmp_path), "--arch", "h200", "--batch", "1", "--draws", "20")
+    assert code == 0 and fields["is_transferred"] is False
+
+
+def test_a_native_run_calibrates_by_the_command(tmp_path: Path) -> None:
+    write_fits(tmp_path, fits())
+    native = {("bf16", b): 5e-3 + b * 1e-4 for b in (1, 8)}
+    run = write_run(tmp_path / "runs", chain(native, model="qwen3-0.6b"), [])
+    options = ("--fits", str(tmp_path), "--arch", "h200", "--draws", "20", "--model", "qwen3-0.6b")
+    code, fields = invoke(*options, "--batch", "1,8", "--calibrate", str(run))
+    assert code == 0 and fields["calibration_runs"] == [run.name]
+    calibrated = {(c["kernel"], c["batch_size"]): c["calibrated"] for c in fields["cells"]}
+    assert calibrated == {
+        ("bf16", 1): True,
+        ("bf16", 8): True,
+        ("fused_nf4", 1): False,
+        ("fused_nf4", 8): False,
+    }
+    native_s = next(c["hop_s"] for c in fields["cells"] if c["kernel"] == "bf16")
+    assert native_s == pytest.approx(5.1e-3, rel=0.3)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--arch", "h201"], "unknown arch 'h201'"),
+        (["--model", "mistral-8b"], "unknown model 'mistral-8b'"),
+        (["--engine", "jax"], "--engine 'jax' is none of graph, compile, eager"),
+        (["--kernel", "fused_nf4,,"], "has 2 empty entries"),
+        (["--batch", "8:1"], "--batch 8:1 goes from 8 to 1"),
+        (["--batch", "1:x"], "is not of the form FROM:TO"),
+        (["--batch", "1,0"], "--batch '0' is no batch size"),
+        (["--context", "0"], "context=0"),
+        (["--arch", "cpu"], "no fits of "),
+        (["some-run"], "1 runs are given without --check"),
+        (["--check", "none.json"], "needs 1 or more chain runs"),
+    ],
+)
+def test_bad_arguments_end_in_a_sentence(words: list[str], message: str, tmp_path: Path) -> None:
+    write_fits(tmp_path, fits())
+    arch = [] if "--arch" in words else ["--arch", "h200"]
+    code, fields = invoke("--fits", str(tmp_path), *arch, *words)
+    assert code == 2 and message in fields["error"]
+
+
+def test_batches() -> None:
+    assert parse_batches("1:128") == (1, 2, 4, 8, 16, 32, 64, 128)
+    assert parse_batches("3:20") == (3, 6, 12, 20)
+    assert parse_batches("5:5") == (5,) and parse_batches("8, 1,8") == (8, 1)
+
+
+@pytest.mark.parametrize("key", MODELS)
+def test_shapes_are_those_of_the_model_table(key: str) -> None:
+    shape, spec = model_shape(key), get_model_spec(key)
+    assert shape.linear_weights == spec.linear_parameters
+    assert sum(layer.count * layer.n * layer.k for layer in shape.separate) == spec.linear_parameters
+    assert (shape.head.n, shape.head.k) == (spec.vocab_size, spec.hidden_size)

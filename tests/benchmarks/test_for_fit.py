@@ -1,0 +1,169 @@
+"""A sweep for a fit: what it measures, that a fit reads all of it, and what it refuses."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+from analysis.fit import fit_all
+from analysis.fit_host import LaunchChain, fit_host
+from analysis.fit_input import energy_rows, read_runs
+from benchmarks import for_fit, kernel_sweep, plan
+from benchmarks.for_fit import ForFit, fit_plan, measure_for_fit
+from benchmarks.machine import Target
+from benchmarks.plan import SweepRequest, make_plan
+from profiler.energy import EnergyReading, FakeMeter, HliMeter
+from profiler.energy_window import EnergyWindow, KeepBusy
+from profiler.record import load_run
+
+CPU = Target(torch.device("cpu"), "a CPU", None, cache_bytes=1000)
+GPU = Target(torch.device("cuda"), "a GPU", None, cache_bytes=1000)
+KERNELS = {"bf16", "native_int8", "native_fp8"} | {
+    f"{scheme}_{fmt}" for scheme in ("unfused", "fused", "null") for fmt in ("nf4", "fp4", "int8", "fp8")
+}
+POWER_W = 80.0
+
+
+class Counter(FakeMeter):
+    """A made-up meter that a fit takes for a real one."""
+
+    source = "rapl"
+
+    def end(self, window: EnergyWindow, keep_busy: KeepBusy | None = None) -> EnergyReading:
+        return dataclasses.replace(super().end(window, keep_busy), source="rapl")
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "_FIT_CPU_SHAPES", "64x64,192x64,64x192,128x128")
+    monkeypatch.setattr(plan, "_FIT_CPU_MS", "1,5,9")
+    monkeypatch.setattr(for_fit, "_COMPUTE_BOUND_M", 24)
+
+
+def run(*words: str) -> tuple[int, dict[str, object]]:
+    app = typer.Typer()
+    app.command()(kernel_sweep.sweep_command)
+    result = CliRunner().invoke(app, ["--arch", "cpu", "--for-fit", "--json", *words])
+    return result.exit_code, json.loads(result.stdout.splitlines()[-1])
+
+
+def test_the_record_holds_what_a_fit_needs(
+    small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(for_fit, "best_meter", lambda **kwargs: Counter(power_w=POWER_W))
+    code, fields = run("--out", str(tmp_path))
+    assert code == 0, fields["failures"]
+    record, samples = load_run(Path(str(fields["run"])))
+    assert {row.kernel for row in record.results} == KERNELS
+    assert min(row.timings for row in record.results) >= 12
+    loads = [(row.load, row.m) for row in energy_rows(record)]
+    assert loads[0] == ("idle", None) and len(loads) == 1 + 11 + 5 + 1 + 1
+    assert ("bf16", 24) in loads and ("fused_fp8", 64) in loads and ("null_int8", 1) in loads
+    assert sum(sample.type == "load_energy" for sample in samples) == len(loads)
+
+    fits = fit_all(read_runs([tmp_path]), n_draws=20)
+    assert set(fits.kernels) == KERNELS
+    assert {name for name, kernel in fits.kernels.items() if kernel.cast} == {
+        name for name in KERNELS if name.startswith(("fused", "unfused", "native_"))
+    }
+    assert all(kernel.time.not_identified == {} for kernel in fits.kernels.values())
+    assert fits.host is not None and 0 < fits.host.parameters["launch_s"].point < 1e-3
+    # Energy that is power times time is all static power.
+    assert fits.energy is not None
+    assert fits.energy.parameters["static_w"].point == pytest.approx(POWER_W, rel=0.02)
+    assert not any("not identified" in warning for warning in fits.warnings)
+
+
+def test_without_a_counter_no_joules_are_made_up(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = make_plan(SweepRequest(for_fit=True), "cpu")
+    found = measure_for_fit(fit_plan(sweep, CPU), CPU, meter=HliMeter(100.0, reason="no counter"))
+    assert found.energy == [] and len(found.launch_chains) == 6
+    assert found.warnings == [
+        "no energy is measured here, so a fit identifies no joules: no counter (source hli)"
+    ]
+
+
+def test_an_interruption_keeps_what_was_measured(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = make_plan(SweepRequest(for_fit=True), "cpu")
+
+    def on_progress(done: float, text: str) -> None:
+        if text.startswith("energy of idle"):
+            raise KeyboardInterrupt
+
+    found = measure_for_fit(fit_plan(sweep, CPU), CPU, meter=Counter(), on_progress=on_progress)
+    assert found.interrupted and len(found.launch_chains) == 6 and found.energy == []
+
+
+def test_on_a_gpu_the_plan_covers_what_tells_parameters_apart_in_time() -> None:
+    sweep = make_plan(SweepRequest(for_fit=True), "cuda", is_here=False)
+    assert [str(shape) for shape in sweep.shapes] == [
+        "1024x1024",
+        "1024x3072",
+        "2048x1024",
+        "3072x2048",
+        "6144x1024",
+        "4096x4096",
+        "4096x14336",
+        "28672x4096",
+    ]
+    assert sweep.ms == (1, 8, 16, 32, 64, 128, 256) and sweep.repeats == 12
+    assert {variant.name for variant in sweep.variants} == KERNELS
+    found = fit_plan(sweep, GPU)
+    windows = found.steps - len(found.eager) - len(found.graphs)
+    assert windows == 19 and windows * (found.window_s + found.lead_in_s) < 150
+    assert len(set(found.graphs)) > 1 and {syncs for _, syncs in found.eager} == {1, 16, 64}
+    assert max(p.ms[0] for p in found.energy) == 1024
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--shapes", "64x64"], "--shapes 64x64 contradicts"),
+        (["--m", "1", "--kernels", "bf16"], "--kernels bf16, --m 1 contradicts"),
+        (["--peers"], "--peer all contradicts"),
+        (["--repeats", "11"], "repeats=11 is less than 12"),
+    ],
+)
+def test_settings_of_ones_own_are_refused(words: list[str], message: str, tmp_path: Path) -> None:
+    code, fields = run(*words, "--out", str(tmp_path))
+    assert code == 2 and message in str(fields["error"])
+
+
+def test_a_record_without_additions_stays_itself(small: None) -> None:
+    marker = object()
+    assert ForFit().added_to(marker) is marker  # type: ignore[arg-type]
+
+
+def test_graphs_of_launches_show_g_and_d() -> None:
+    eager = [LaunchChain(n, s, n * 4e-6 + s * 9e-6, 0.001) for n, s in ((64, 1), (256, 1), (64, 64))]
+    graphs = [LaunchChain(n, 1, 12e-6 + n * 1.5e-6, 0.001, "graph") for n in (16, 64, 256)]
+    found = fit_host([*graphs, *eager], seed=0)
+    assert dict(zip(found.names, found.point, strict=True)) == pytest.approx(
+        {"launch_s": 4e-6, "sync_s": 9e-6, "graph_s": 12e-6, "node_s": 1.5e-6}, rel=1e-6
+    )
+    with pytest.raises(ValueError, match="2 graphs of 16 launches"):
+        fit_host([*eager, graphs[0], graphs[0]], seed=0)
+    with pytest.raises(ValueError, match="engine='compile' of a chain"):
+        fit_host([LaunchChain(1, 1, 1e-6, 0.0, "compile")], seed=0)
+
+
+@pytest.mark.gpu
+def test_launch_chains_on_a_gpu() -> None:
+    from benchmarks.machine import find_target
+
+    target = find_target("auto")
+    assert isinstance(target, Target)
+    found = ForFit()
+    for_fit._measure_launches(
+        fit_plan(make_plan(SweepRequest(for_fit=True), "cuda"), target),
+        target,
+        found,
+        lambda done, text: None,
+    )
+    graphs = [chain for chain in found.launch_chains if chain["engine"] == "graph"]
+    assert all(chain["device_us_p50"] < chain["time_us_p50"] for chain in graphs)
+    assert graphs[-1]["time_us_p50"] < 4 * 1024

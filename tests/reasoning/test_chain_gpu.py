@@ -1,0 +1,84 @@
+"""The chain on a GPU: captured hops, the same tokens as eager, and nothing that waits inside a hop."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from kernels.registry import get_kernel
+from profiler.energy import NoMeter
+from profiler.record import AgreementSample, QuerySample, RangeSample
+from reasoning.chain import ChainOutcome, ChainRun
+from reasoning.chain_backend import DecodeJob
+from reasoning.chain_captured import CapturedBackend
+from reasoning.chain_problems import select_problems
+from reasoning.chain_spec import ChainSpec, Engine
+from reasoning.decode import BatchTrace
+from reasoning.model import load_model
+from reasoning.replay import ReplayBatch, Replayer
+
+pytestmark = pytest.mark.gpu
+ENGINES = [Engine.GRAPH, Engine.COMPILE]
+
+
+def run(spec: ChainSpec) -> ChainOutcome:
+    problems, _ = select_problems(spec)
+    return ChainRun(spec, load_model("tiny", device="cuda"), problems, NoMeter("none in tests")).run()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_captured_hops_solve_what_eager_ones_solve(engine: Engine) -> None:
+    spec = ChainSpec(
+        kernels=("fused_nf4", "fused_int8"),
+        limit=10,
+        batch_sizes=(1, 4),
+        max_new_tokens=250,
+        ablation_problems=4,
+        ablation_hops=24,
+    )
+    eager, ours = run(spec), run(replace(spec, engine=engine))
+    assert ours.measured == [1, 4]
+    solved = [
+        {(s.kernel, s.batch_size, s.problem_id): s.correct for s in o.samples if isinstance(s, QuerySample)}
+        for o in (eager, ours)
+    ]
+    assert solved[0].keys() == solved[1].keys()
+    # bf16 rounds elsewhere, so a tie may fall the other way now and then.
+    assert sum(solved[0][key] == solved[1][key] for key in solved[0]) >= 0.85 * len(solved[0])
+    assert all(row.captured and row.hop_clock == "events" for row in ours.rows)
+    ranges = [s for s in ours.samples if isinstance(s, RangeSample)]
+    assert {s.kernel for s in ranges} == set(spec.ablation_kernels)
+    assert all(0 < s.linear_s < s.device_s for s in ranges)
+    shares = [s.top1_same for s in ours.samples if isinstance(s, AgreementSample)]
+    assert sum(shares) > 0.9 * len(shares)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_comparing_logits_waits_for_nothing(engine: Engine) -> None:
+    spec = ChainSpec(kernels=("fused_nf4",), engine=engine)
+    backend = CapturedBackend(spec, load_model("tiny", device="cuda"))
+    backend.prepare(2, 40, in_lockstep=True)
+    forced = [[7, 8, 9, 10, 11, 12], [20, 21, 22, 23, 24, 25]]
+    job = DecodeJob([[5, 6, 7], [9]], [6, 6], frozenset(), 0, forced)
+    kernels = [get_kernel(name) for name in spec.ablation_kernels]
+    batch = ReplayBatch(0, 2, ["a", "b"], job, [[0] * 6] * 2)
+    Replayer(batch, backend).timed(kernels)
+    trace = BatchTrace(tokens=[])
+    seen = []
+    steps = backend.steps(
+        kernels[0], job, trace, on_logits=lambda p, logits: seen.append(logits.float().sum())
+    )
+    next(steps)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(5):
+            next(steps)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    steps.close()
+    assert trace.tokens == forced and len(trace.hop_s) == 5 and min(trace.hop_s) > 0
+    assert len(seen) == 6
+    compared = Replayer(batch, backend).compared(kernels, "bf16")
+    assert {(s.kernel, s.problem_id, s.hop) for s in compared} == {
+        (kernel, name, hop) for kernel in ("unfused_nf4", "fused_nf4") for name in "ab" for hop in range(1, 6)
+    }
