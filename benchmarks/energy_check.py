@@ -69,7 +69,7 @@ def run_check(
     watch: GpuWatch | None = None,
     on_window: Callable[[str], object] = lambda name: None,
 ) -> EnergyOutcome:
-    """Measure every load, and the whole again; a pass of the loads runs ahead, so that repeats begin alike.
+    """Measure every load, and the whole again; a round runs ahead unmeasured, so that all begin as warm as they end.
 
     Args:
         meter: measures.
@@ -84,12 +84,11 @@ def run_check(
     taken = Windows()
     interrupted = False
     try:
-        for _subject, load in loads.values():
-            _run_for(load, plan.lead_in_s)
+        for name, (_subject, load) in loads.items():
+            _run_for(load, _lead_in_s(name, plan) + plan.seconds)
         for _ in range(plan.repeats):
             for name, (_subject, load) in loads.items():
-                lead_in_s = plan.lead_in_s if name in STEADY else plan.rest_s
-                window = fill_window(meter, load, least_s=plan.seconds, lead_in_s=lead_in_s)
+                window = fill_window(meter, load, least_s=plan.seconds, lead_in_s=_lead_in_s(name, plan))
                 taken.taken.setdefault(name, []).append(window)
                 on_window(name)
     except KeyboardInterrupt:
@@ -102,6 +101,10 @@ def run_check(
         failures=[sentence for row in rows for sentence in failures(row)],
         interrupted=interrupted,
     )
+
+
+def _lead_in_s(name: str, plan: CheckPlan) -> float:
+    return plan.lead_in_s if name in STEADY else plan.rest_s
 
 
 def _run_for(load: Load, seconds: float) -> None:

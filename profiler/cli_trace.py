@@ -67,7 +67,7 @@ def run_trace(job: TraceJob, commands: Collection[str], run_here: Callable[[Sequ
             raise ValueError(f"trace read takes 1 file, got {len(job.words) - 1}")
         _read(job, Path(job.words[1]))
         return 0
-    return _trace(job, _command(job.words, commands), run_here)
+    return _trace(job, _without_energy_windows(_command(job.words, commands)), run_here)
 
 
 def _command(words: Sequence[str], commands: Collection[str]) -> list[str]:
@@ -79,6 +79,15 @@ def _command(words: Sequence[str], commands: Collection[str]) -> list[str]:
             f"trace takes read FILE, or -- and a command of qt-profile ({', '.join(known)}), got {what}"
         )
     return ours
+
+
+def _without_energy_windows(command: list[str]) -> list[str]:
+    """A chain that repeats problems to fill energy windows makes traces of gigabytes, of slowed hops at that."""
+    option = "--energy-windows"
+    if command[0] != "chain" or any(word.split("=")[0] == option for word in command):
+        return command
+    typer.echo(f"a traced chain fills no energy windows: {option} 0", err=True)
+    return [*command, option, "0"]
 
 
 def _nsys() -> Path:

@@ -18,8 +18,10 @@ PROFILE_FLAGS = (
     "--cpuctxsw=none",
     "--cuda-graph-trace=node",
     "--force-overwrite=true",
+    "--wait=primary",
 )
-"""Without sampling and context switches nsys disturbs the host least; graphs have to be traced kernel by kernel."""
+"""Without sampling and context switches nsys disturbs the host least; graphs have to be traced kernel by kernel;
+and a compiler's workers that outlive the command are not waited for."""
 
 INSTALL = (
     "install Nsight Systems: `apt-get install nsight-systems-cli` from NVIDIA's package repository, "

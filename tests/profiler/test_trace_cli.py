@@ -170,8 +170,16 @@ def test_a_command_under_nsys(
     assert (result.exit_code, found["command_exit_code"], len(found["hops"])) == (2, 2, 5)
     (report,) = out.glob("*-trace-chain.nsys-rep")
     words = report.read_text().split("\n")
-    assert words[-5:] == ["-m", "profiler.cli", "chain", "--kernel", "fused_nf5"]
+    assert words[-7:] == ["-m", "profiler.cli", "chain", "--kernel", "fused_nf5", "--energy-windows", "0"]
+    assert "a traced chain fills no energy windows: --energy-windows 0" in result.stderr
     assert report.with_suffix(".sqlite").read_bytes() == export.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "words", [["chain", "--energy-windows=3"], ["chain", "--energy-windows", "3"], ["kernels"]]
+)
+def test_what_the_user_asked_for_is_traced(words: list[str]) -> None:
+    assert cli_trace._without_energy_windows(words) == words
 
 
 def test_a_report_is_exported_elsewhere_and_read(
