@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.triton_impl.decode import IS_INTERPRETED
+from kernels.triton_impl.layer_ops import begin, can_depend, launch_options
 
 _PIECE = 64
 # The interpreter keeps bf16 as bare 16-bit integers, and multiplies them as such.
@@ -42,7 +43,9 @@ def _piece_kernel(
     WIDTH: tl.constexpr,
     PIECE: tl.constexpr,
     WIDENS: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
+    begin(DEPENDENT)
     head = tl.program_id(0)
     piece = tl.program_id(1)
     pieces = tl.num_programs(1)
@@ -95,7 +98,9 @@ def _join_kernel(
     HEAD_DIM: tl.constexpr,
     WIDTH: tl.constexpr,
     PIECES: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
+    begin(DEPENDENT)
     row = tl.program_id(0)
     index = tl.arange(0, PIECES)
     dims = tl.arange(0, WIDTH)
@@ -139,6 +144,7 @@ def split_attention(q: Tensor, keys: Tensor, values: Tensor, column: Tensor) -> 
     tops, totals = (q.new_empty((heads, pieces), dtype=torch.float32) for _ in range(2))
     out = q.new_empty((batch, kv_heads * group * head_dim))
     width = triton.next_power_of_2(head_dim)
+    dependent = can_depend(q.device)
     # The softmax runs in powers of two: log2(e) goes into the scale.
     scale_log2 = head_dim**-0.5 * 1.4426950408889634
     _piece_kernel[(batch * kv_heads, pieces)](
@@ -159,7 +165,9 @@ def split_attention(q: Tensor, keys: Tensor, values: Tensor, column: Tensor) -> 
         WIDTH=width,
         PIECE=_PIECE,
         WIDENS=_WIDENS,
+        DEPENDENT=dependent,
         num_warps=4,
+        **launch_options(dependent),
     )
     _join_kernel[(heads,)](
         sums,
@@ -170,6 +178,8 @@ def split_attention(q: Tensor, keys: Tensor, values: Tensor, column: Tensor) -> 
         HEAD_DIM=head_dim,
         WIDTH=width,
         PIECES=triton.next_power_of_2(pieces),
+        DEPENDENT=dependent,
         num_warps=2,
+        **launch_options(dependent),
     )
     return out

@@ -214,12 +214,37 @@ class LayerMath:
     accept: Callable[..., Any] = accept
 
 
+# fullgraph: what cannot be compiled is an error, never a slow path that nobody sees.
+_compile_one = partial(torch.compile, fullgraph=True, dynamic=False)
+
+
 def compiled_layer_math() -> LayerMath:
     """The functions compiled for each batch size that they meet; first calls belong into :func:`room_to_compile`."""
-    # fullgraph: what cannot be compiled is an error, never a slow path that nobody sees.
-    compile_one = partial(torch.compile, fullgraph=True, dynamic=False)
     return LayerMath(
-        *(compile_one(f) for f in (begin_hop, rms_norm, hop_heads, add_norm, silu_times, accept))
+        *(_compile_one(f) for f in (begin_hop, rms_norm, hop_heads, add_norm, silu_times, accept))
+    )
+
+
+def fused_layer_math(device: torch.device) -> LayerMath:
+    """The functions of a layer by our own kernels, those of a hop compiled; first calls as above.
+
+    Raises:
+        ValueError: the device has no Triton kernels.
+    """
+    # Imported late: without a GPU there may be no triton.
+    from kernels.triton_impl import layer_ops
+    from kernels.triton_impl.decode import IS_INTERPRETED
+
+    is_cuda = device.type == "cuda"
+    if not is_cuda and not IS_INTERPRETED.value:
+        raise ValueError(f"the fused engine's kernels run on cuda, the model is on {device}")
+    return LayerMath(
+        begin_hop=_compile_one(begin_hop) if is_cuda else begin_hop,
+        rms_norm=layer_ops.rms_norm,
+        hop_heads=layer_ops.hop_heads,
+        add_norm=layer_ops.add_norm,
+        silu_times=layer_ops.silu_times,
+        accept=_compile_one(accept) if is_cuda else accept,
     )
 
 

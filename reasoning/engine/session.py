@@ -14,7 +14,12 @@ from kernels.registry import Kernel
 from kernels.torch_compile import can_compile
 from profiler.nvtx import open_range, ranges_on
 from reasoning.engine.decoder import Decoder
-from reasoning.engine.layer_math import LayerMath, compiled_layer_math, room_to_compile
+from reasoning.engine.layer_math import (
+    LayerMath,
+    compiled_layer_math,
+    fused_layer_math,
+    room_to_compile,
+)
 from reasoning.engine.sampling import Sampling
 from reasoning.engine.state import MOST_END_TOKENS, BatchState, KVCache
 
@@ -22,10 +27,11 @@ _HOPS_BEFORE_CAPTURE = 3
 
 
 class StepMode(str, Enum):
-    """What runs between the linears: torch's kernels one by one, or those that its compiler makes of them."""
+    """What runs between the linears: torch's kernels one by one, those that its compiler makes of them, or our own."""
 
     GRAPH = "graph"
     COMPILE = "compile"
+    FUSED = "fused"
 
 
 class Session:
@@ -81,7 +87,7 @@ class Session:
         self._hops_left = 0
         # Open while the step is captured, so that a trace can attribute the graph's kernels.
         self._shown: RangeHook = open_range if ranges_on() else NO_RANGES
-        with room_to_compile() if mode is StepMode.COMPILE else nullcontext():
+        with nullcontext() if mode is StepMode.GRAPH else room_to_compile():
             self._prepare()
 
     @property
@@ -260,10 +266,12 @@ def layer_math(mode: StepMode, device: torch.device) -> LayerMath:
     """The functions between the linears in a mode.
 
     Raises:
-        ValueError: ``compile`` on a CPU without a C++ compiler.
+        ValueError: ``compile`` on a CPU without a C++ compiler, or ``fused`` where there are no Triton kernels.
     """
     if mode is StepMode.GRAPH:
         return LayerMath()
+    if mode is StepMode.FUSED:
+        return fused_layer_math(device)
     if device.type == "cpu" and not can_compile():
         raise ValueError("the compile engine needs a C++ compiler and Python's headers on a CPU, found 0")
     return compiled_layer_math()

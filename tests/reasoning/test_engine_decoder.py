@@ -47,6 +47,20 @@ def test_logits_and_choices_are_those_of_hugging_face_up_to_ties(family: str, dt
         check_same_choices(logits[:, i], reference.logits, BOUND[dtype])
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="tests marked gpu run the fused engine on a GPU")
+@pytest.mark.parametrize("family", ["qwen3", "llama-biases"])
+def test_fused_hops_give_the_logits_of_plain_ones(family: str) -> None:
+    pytest.importorskip("triton")
+    decoder = Decoder.from_model(random_model(family))
+    tokens = [[5, 8, 13]] * 3
+    plain, fused = (
+        forced_logits(Session(decoder, get_kernel("bf16"), 3, 40, mode=mode), PROMPTS, tokens)
+        for mode in (StepMode.GRAPH, StepMode.FUSED)
+    )
+    assert relative_error(fused.flatten(0, 1), plain.flatten(0, 1)) < BOUND[torch.float32]
+    assert not torch.equal(fused, plain)
+
+
 @pytest.mark.skipif(not can_compile(), reason="no C++ compiler")
 @pytest.mark.parametrize("family", ["qwen3", "llama-biases"])
 def test_compiled_hops_give_the_logits_of_plain_ones(family: str) -> None:

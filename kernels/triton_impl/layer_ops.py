@@ -1,0 +1,323 @@
+"""What lies between the linears of a decoder layer, in four kernels: norm, residual and norm, activation, heads.
+
+One hop of one sequence is bound by launches, so that each function is one kernel, and on Hopper each lets the next one
+start early (programmatic dependent launch): a launch and the filling of the multiprocessors pass behind the kernel
+before. Every kernel waits for the one before it ahead of its first access to memory. Roundings are those of the torch
+functions in ``reasoning.engine.layer_math``, operation by operation.
+
+Traffic: inputs and outputs once.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kernels.triton_impl.decode import IS_INTERPRETED, round_to
+
+_SILU_BLOCK = 512
+_HOPPER = (9, 0)
+
+if IS_INTERPRETED.value:
+
+    @triton.jit
+    def begin(DEPENDENT: tl.constexpr):
+        """Let the next kernel start, and wait for the one before."""
+
+else:
+    from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+    @triton.jit
+    def begin(DEPENDENT: tl.constexpr):
+        """Let the next kernel start, and wait for the one before."""
+        if DEPENDENT:
+            gdc_launch_dependents()
+            gdc_wait()
+
+
+@lru_cache(maxsize=8)
+def can_depend(device: torch.device) -> bool:
+    """Whether kernels on a device can start before the one ahead of them has ended."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= _HOPPER
+
+
+def launch_options(dependent: bool) -> dict[str, bool]:
+    """Options of a launch that may start before the kernel ahead has ended."""
+    return {"launch_pdl": True} if dependent else {}
+
+
+@triton.jit
+def _rounded(values, DTYPE: tl.constexpr):
+    """fp32 values as if stored in DTYPE."""
+    return round_to(values, DTYPE).to(tl.float32)
+
+
+@triton.jit
+def _norm_kernel(
+    x_ptr,
+    update_ptr,
+    bias_ptr,
+    weight_ptr,
+    sum_ptr,
+    normal_ptr,
+    width,
+    update_stride,
+    epsilon,
+    HAS_UPDATE: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    DEPENDENT: tl.constexpr,
+):
+    begin(DEPENDENT)
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    inside = columns < width
+    DTYPE: tl.constexpr = normal_ptr.dtype.element_ty
+    x = tl.load(x_ptr + row * width + columns, mask=inside, other=0.0).to(tl.float32)
+    if HAS_UPDATE:
+        update = tl.load(update_ptr + row * update_stride + columns, mask=inside, other=0.0).to(tl.float32)
+        if HAS_BIAS:
+            bias = tl.load(bias_ptr + columns, mask=inside, other=0.0).to(tl.float32)
+            update = _rounded(update + bias, DTYPE)
+        x = _rounded(x + update, DTYPE)
+        tl.store(sum_ptr + row * width + columns, round_to(x, DTYPE), mask=inside)
+    scale = tl.rsqrt(tl.sum(x * x, axis=0) / width + epsilon)
+    weight = tl.load(weight_ptr + columns, mask=inside, other=0.0).to(tl.float32)
+    normal = round_to(weight * _rounded(x * scale, DTYPE), DTYPE)
+    tl.store(normal_ptr + row * width + columns, normal, mask=inside)
+
+
+@triton.jit
+def _silu_kernel(
+    gate_up_ptr,
+    bias_ptr,
+    out_ptr,
+    width,
+    HAS_BIAS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    DEPENDENT: tl.constexpr,
+):
+    begin(DEPENDENT)
+    row = tl.program_id(1).to(tl.int64)
+    columns = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = columns < width
+    DTYPE: tl.constexpr = out_ptr.dtype.element_ty
+    gate = tl.load(gate_up_ptr + row * 2 * width + columns, mask=inside, other=0.0).to(tl.float32)
+    up = tl.load(gate_up_ptr + row * 2 * width + width + columns, mask=inside, other=0.0).to(tl.float32)
+    if HAS_BIAS:
+        gate = _rounded(gate + tl.load(bias_ptr + columns, mask=inside, other=0.0).to(tl.float32), DTYPE)
+        up = _rounded(up + tl.load(bias_ptr + width + columns, mask=inside, other=0.0).to(tl.float32), DTYPE)
+    silu = _rounded(gate / (1.0 + tl.exp(-gate)), DTYPE)
+    tl.store(out_ptr + row * width + columns, round_to(silu * up, DTYPE), mask=inside)
+
+
+@triton.jit
+def _half(ptr, bias_ptr, columns, inside, HAS_BIAS: tl.constexpr, DTYPE: tl.constexpr):
+    values = tl.load(ptr + columns, mask=inside, other=0.0).to(tl.float32)
+    if HAS_BIAS:
+        values = _rounded(values + tl.load(bias_ptr + columns, mask=inside, other=0.0).to(tl.float32), DTYPE)
+    return values
+
+
+@triton.jit
+def _heads_kernel(
+    qkv_ptr,
+    bias_ptr,
+    head_norm_ptr,
+    cos_ptr,
+    sin_ptr,
+    keys_ptr,
+    values_ptr,
+    column_ptr,
+    q_ptr,
+    heads,
+    kv_heads,
+    max_len,
+    epsilon,
+    HAS_BIAS: tl.constexpr,
+    HAS_NORM: tl.constexpr,
+    HALF: tl.constexpr,
+    BLOCK: tl.constexpr,
+    DEPENDENT: tl.constexpr,
+):
+    begin(DEPENDENT)
+    head = tl.program_id(0)
+    row = tl.program_id(1).to(tl.int64)
+    DTYPE: tl.constexpr = q_ptr.dtype.element_ty
+    columns = tl.arange(0, BLOCK)
+    inside = columns < HALF
+    start = qkv_ptr + (row * (heads + 2 * kv_heads) + head) * 2 * HALF
+    first = _half(start, bias_ptr + head * 2 * HALF, columns, inside, HAS_BIAS, DTYPE)
+    second = _half(start + HALF, bias_ptr + head * 2 * HALF + HALF, columns, inside, HAS_BIAS, DTYPE)
+    if head < heads + kv_heads:
+        if HAS_NORM:
+            scale = tl.rsqrt((tl.sum(first * first, 0) + tl.sum(second * second, 0)) / (2 * HALF) + epsilon)
+            weights = head_norm_ptr + head * 2 * HALF + columns
+            low = tl.load(weights, mask=inside, other=0.0).to(tl.float32)
+            high = tl.load(weights + HALF, mask=inside, other=0.0).to(tl.float32)
+            first = _rounded(low * _rounded(first * scale, DTYPE), DTYPE)
+            second = _rounded(high * _rounded(second * scale, DTYPE), DTYPE)
+        cos = tl.load(cos_ptr + row * HALF + columns, mask=inside, other=0.0).to(tl.float32)
+        sin = tl.load(sin_ptr + row * HALF + columns, mask=inside, other=0.0).to(tl.float32)
+        turned = _rounded(first * cos, DTYPE) - _rounded(second * sin, DTYPE)
+        second = _rounded(second * cos, DTYPE) + _rounded(first * sin, DTYPE)
+        first = turned
+    if head < heads:
+        goal = q_ptr + (row * heads + head) * 2 * HALF
+    else:
+        kv_head = (head - heads) % kv_heads
+        place = ((row * kv_heads + kv_head) * max_len + tl.load(column_ptr + row)) * 2 * HALF
+        goal = tl.where(head < heads + kv_heads, keys_ptr + place, values_ptr + place)
+    tl.store(goal + columns, round_to(first, DTYPE), mask=inside)
+    tl.store(goal + HALF + columns, round_to(second, DTYPE), mask=inside)
+
+
+def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    """Root-mean-square norm of rows.
+
+    Args:
+        x: [rows, k], contiguous.
+        weight: [k].
+        epsilon: added to the mean square.
+    """
+    normal = torch.empty_like(x)
+    _norm(x, None, None, weight, epsilon, x, normal)
+    return normal
+
+
+def add_norm(
+    residual: Tensor, update: Tensor, bias: Tensor | None, weight: Tensor, epsilon: float
+) -> tuple[Tensor, Tensor]:
+    """Add a block's output to the residual stream, and normalize it for the next block.
+
+    Args:
+        residual: [rows, hidden], contiguous.
+        update: [rows, hidden], without the bias of the linear that it comes from.
+        bias: [hidden] or None.
+        weight: of the next norm, [hidden].
+        epsilon: of the next norm.
+
+    Returns:
+        The new residual and its norm.
+    """
+    total, normal = torch.empty_like(residual), torch.empty_like(residual)
+    _norm(residual, update, bias, weight, epsilon, total, normal)
+    return total, normal
+
+
+def _norm(
+    x: Tensor,
+    update: Tensor | None,
+    bias: Tensor | None,
+    weight: Tensor,
+    epsilon: float,
+    total: Tensor,
+    normal: Tensor,
+) -> None:
+    rows, width = x.shape
+    block = triton.next_power_of_2(width)
+    dependent = can_depend(x.device)
+    _norm_kernel[(rows,)](
+        x,
+        x if update is None else update,
+        weight if bias is None else bias,
+        weight,
+        total,
+        normal,
+        width,
+        width if update is None else update.stride(0),
+        epsilon,
+        HAS_UPDATE=update is not None,
+        HAS_BIAS=bias is not None,
+        BLOCK=block,
+        DEPENDENT=dependent,
+        num_warps=min(16, max(1, block // 256)),
+        **launch_options(dependent),
+    )
+
+
+def silu_times(gate_up: Tensor, bias: Tensor | None) -> Tensor:
+    """``silu(gate) * up``.
+
+    Args:
+        gate_up: both in one tensor [rows, 2 * wide], contiguous.
+        bias: [2 * wide] or None.
+
+    Returns:
+        [rows, wide].
+    """
+    rows, width = gate_up.shape[0], gate_up.shape[1] // 2
+    out = gate_up.new_empty((rows, width))
+    dependent = can_depend(gate_up.device)
+    _silu_kernel[(triton.cdiv(width, _SILU_BLOCK), rows)](
+        gate_up,
+        gate_up if bias is None else bias,
+        out,
+        width,
+        HAS_BIAS=bias is not None,
+        BLOCK=_SILU_BLOCK,
+        DEPENDENT=dependent,
+        num_warps=4,
+        **launch_options(dependent),
+    )
+    return out
+
+
+def hop_heads(
+    qkv: Tensor,
+    bias: Tensor | None,
+    head_norm: Tensor | None,
+    epsilon: float,
+    cos: Tensor,
+    sin: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    column: Tensor,
+) -> Tensor:
+    """Cut the merged product into heads, normalize and rotate queries and keys, write keys and values into the cache.
+
+    Args:
+        qkv: [batch, (heads + 2 * kv_heads) * head_dim], contiguous.
+        bias: of the merged linear, or None.
+        head_norm: norm weights of the query and key heads, [heads + kv_heads, head_dim], or None.
+        epsilon: of the head norm.
+        cos: cosines at each sequence's position, [batch, head_dim/2].
+        sin: likewise.
+        keys: the layer's cache [batch, kv_heads, max_len, head_dim], contiguous, written at ``column``.
+        values: likewise.
+        column: int64 [batch].
+
+    Returns:
+        q [batch, kv_heads, heads / kv_heads, head_dim].
+    """
+    batch, kv_heads, max_len, head_dim = keys.shape
+    heads = qkv.shape[1] // head_dim - 2 * kv_heads
+    q = qkv.new_empty((batch, kv_heads, heads // kv_heads, head_dim))
+    dependent = can_depend(qkv.device)
+    _heads_kernel[(heads + 2 * kv_heads, batch)](
+        qkv,
+        qkv if bias is None else bias,
+        qkv if head_norm is None else head_norm,
+        cos,
+        sin,
+        keys,
+        values,
+        column,
+        q,
+        heads,
+        kv_heads,
+        max_len,
+        epsilon,
+        HAS_BIAS=bias is not None,
+        HAS_NORM=head_norm is not None,
+        HALF=head_dim // 2,
+        BLOCK=triton.next_power_of_2(head_dim // 2),
+        DEPENDENT=dependent,
+        num_warps=1,
+        **launch_options(dependent),
+    )
+    return q
