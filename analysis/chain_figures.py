@@ -37,6 +37,8 @@ from profiler.record import (
 
 _MS = 1e3
 _SAMPLES_FOR_AN_INTERVAL = 2
+_BASELINE_NAME = "bf16"
+_SCHEMES = ("unfused", "fused", "null", "native")
 
 
 class BatchFigures:
@@ -127,8 +129,12 @@ class BatchFigures:
         return fields
 
     def _cast_fields(self, row: VariantResult) -> dict[str, object]:
-        scheme, _, fmt = row.kernel.partition("_")
         fields: dict[str, object] = {}
+        replayed = self._ratio_to_baseline(row.kernel)
+        if replayed is not None:
+            fields["cor_tps"] = replayed.point - 1
+            fields["cor_tps_ci95"] = (replayed.low - 1, replayed.high - 1)
+        scheme, fmt = _scheme_and_format(row.kernel)
         if not fmt:
             return fields
         # A native low-bit kernel casts x, not the weight, in ranges of its own.
@@ -153,10 +159,6 @@ class BatchFigures:
             ratio = Interval(both.point - 1, both.low - 1, both.high - 1)
         if ratio is not None:
             fields |= {"cor_direct": ratio.point, "cor_direct_ci95": _ends(ratio)}
-        replayed = self._ratio_to_baseline(row.kernel)
-        if replayed is not None:
-            fields["cor_tps"] = replayed.point - 1
-            fields["cor_tps_ci95"] = (replayed.low - 1, replayed.high - 1)
         return fields
 
     def _linear_s(self, kernel: str) -> Places:
@@ -175,7 +177,7 @@ class BatchFigures:
         )
 
     def _waterfall(self, kernel: str) -> ChainWaterfall | None:
-        scheme, _, fmt = kernel.partition("_")
+        scheme, fmt = _scheme_and_format(kernel)
         if scheme == "native" or not fmt:
             return None
         if kernel not in self._waterfalls:
@@ -187,6 +189,20 @@ class BatchFigures:
                 seed=self._seed,
             )
         return self._waterfalls[kernel]
+
+    def _linear_change(self, kernel: str) -> str:
+        """Of another library's kernel, the change of its linear layers: decoding less what smaller weights save."""
+        mine, reference = self._linear_s(kernel), self._linear_s(self._baseline)
+        shared = sorted(mine.keys() & reference.keys())
+        if kernel == _BASELINE_NAME or _scheme_and_format(kernel)[1] or not shared:
+            return ""
+        change_ms = _MS * float(
+            np.median([mine[p] for p in shared]) - np.median([reference[p] for p in shared])
+        )
+        return (
+            f": its linear layers take {abs(change_ms):.2g} ms {'more' if change_ms > 0 else 'less'}, "
+            "decoding less what smaller weights save, which nothing tells apart"
+        )
 
     def _agreement_fields(self, row: VariantResult) -> dict[str, object]:
         compared = self._agreement.get(row.kernel, [])
@@ -231,7 +247,7 @@ class BatchFigures:
                 throttled=self._throttled,
             )
             fields["verdict_time"] = _verdict(time.verdict)
-            reasons.append(time.reason)
+            reasons.append(time.reason + self._linear_change(row.kernel))
         energy_ratio = self._energy_ratio(row.kernel) if row.mode == "generate" else None
         if energy_ratio is not None:
             energy = judge_energy(
@@ -276,6 +292,12 @@ class BatchFigures:
             "only_variant": won,
             "p_value": mcnemar_exact(lost, won),
         }
+
+
+def _scheme_and_format(kernel: str) -> tuple[str, str]:
+    """Scheme and format of one of our kernels; empty of ``bf16`` and of another library's, which has no null twin."""
+    scheme, _, fmt = kernel.partition("_")
+    return (scheme, fmt) if scheme in _SCHEMES else ("", "")
 
 
 def _is_null(kernel: str) -> bool:

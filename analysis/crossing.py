@@ -204,7 +204,12 @@ def measured_crossing(ratios: dict[int, Interval]) -> MeasuredCrossing:
     """
     if not ratios or min(ratios) < 1:
         raise ValueError(f"a batch sweep needs batch sizes of at least 1, got {sorted(ratios)}")
-    verdicts = {batch: decide(ratios[batch]) for batch in sorted(ratios)}
+    return crossing_of_verdicts({batch: decide(ratio) for batch, ratio in ratios.items()})
+
+
+def crossing_of_verdicts(found: dict[int, Verdict]) -> MeasuredCrossing:
+    """Read the crossing off verdicts that are known already, by batch size."""
+    verdicts = dict(sorted(found.items()))
     named = _by(verdicts, lambda v: v is not Verdict.INCONCLUSIVE)
     brackets = []
     for low, high in zip(named, named[1:], strict=False):

@@ -12,6 +12,7 @@ import numpy as np
 from analysis.crossing import (
     CrossingEstimate,
     MeasuredCrossing,
+    crossing_of_verdicts,
     estimate_crossing,
     measured_crossing,
 )
@@ -21,6 +22,7 @@ from analysis.fit_input import BASELINE, decodes
 from analysis.fit_solver import Floats, interval_of
 from analysis.hop_cost import Cost, call_cost, hop_energy, total
 from analysis.stats import Interval
+from analysis.verdict import Verdict
 from profiler.record import RunRecord, SweepRow, VariantResult
 
 _DTYPE_BYTES = 2
@@ -144,9 +146,7 @@ def printed_b_star(fits: FitsFile, kernel: str, layers: Sequence[Layer]) -> Inte
     ):
         return None
     weights = sum(layer.count * layer.n * layer.k for layer in layers)
-    counts = sum(layer.count for layer in layers)
-    edge = sum(layer.count * (layer.n + layer.k) for layer in layers)
-    size = np.array([counts, weights, weights, edge], dtype=np.float64)
+    size = _cast_sizes(layers)
     saved_bits = _NATIVE_BITS - fit.bits
 
     def star(cast: Floats, joules: Floats) -> float:
@@ -157,6 +157,37 @@ def printed_b_star(fits: FitsFile, kernel: str, layers: Sequence[Layer]) -> Inte
     point = star(fit.cast.point(), energy.point())
     draws = np.array([star(c, e) for c, e in zip(fit.cast.all_draws(), energy.all_draws(), strict=True)])
     return interval_of(point, draws) if np.all(np.isfinite([point, *draws])) else None
+
+
+def phi_of_hop(fits: FitsFile, kernel: str, layers: Sequence[Layer]) -> Interval | None:
+    """Return phi of a hop at B = 1, J: casting every layer once, by the fitted cast and energy.
+
+    Returns:
+        None where casting or energy was not measured.
+
+    Raises:
+        ValueError: the fits lack the kernel.
+    """
+    _fit(fits, kernel)
+    cast, energy = fits.kernels[kernel].cast, fits.energy
+    if cast is None or energy is None:
+        return None
+    weights = sum(layer.count * layer.n * layer.k for layer in layers)
+    size = _cast_sizes(layers)
+
+    def phi(cast_row: Floats, joules: Floats) -> float:
+        named = dict(zip(energy.parameters, map(float, joules), strict=True))
+        return phi_j(named, kernel, weights, max(0.0, float(cast_row @ size)))
+
+    draws = [phi(c, e) for c, e in zip(cast.all_draws(), energy.all_draws(), strict=True)]
+    return interval_of(phi(cast.point(), energy.point()), np.array(draws))
+
+
+def _cast_sizes(layers: Sequence[Layer]) -> Floats:
+    """What the parameters of a cast are multiplied by, for one row."""
+    weights = sum(layer.count * layer.n * layer.k for layer in layers)
+    edge = sum(layer.count * (layer.n + layer.k) for layer in layers)
+    return np.array([sum(layer.count for layer in layers), weights, weights, edge], dtype=np.float64)
 
 
 def measured_by_shape(records: Sequence[RunRecord]) -> dict[tuple[str, int, int], MeasuredCrossing]:
@@ -180,6 +211,21 @@ def measured_by_chain(records: Sequence[RunRecord]) -> dict[tuple[str, str], Mea
                 key = (str(record.arguments.get("model")), row.kernel)
                 ratios[key][row.batch_size] = Interval(1 + row.cor_tps, 1 + low, 1 + high)
     return {key: measured_crossing(by_batch) for key, by_batch in ratios.items() if len(by_batch) > 1}
+
+
+def measured_energy_by_chain(records: Sequence[RunRecord]) -> dict[tuple[str, str], MeasuredCrossing]:
+    """Return the measured crossings in energy, by model and kernel, over the batch size, from the rows' verdicts.
+
+    Rows whose joules are an estimate are left out: those of TDP times time cross where the time does.
+    """
+    names = {v.value.replace("_", " "): v for v in Verdict if v is not Verdict.NOT_MEASURED}
+    verdicts: dict[tuple[str, str], dict[int, Verdict]] = defaultdict(dict)
+    for record in records:
+        for row in record.results:
+            if isinstance(row, VariantResult) and row.verdict_energy in names and not row.energy_is_estimate:
+                key = (str(record.arguments.get("model")), row.kernel)
+                verdicts[key][row.batch_size] = names[row.verdict_energy]
+    return {key: crossing_of_verdicts(by_batch) for key, by_batch in verdicts.items() if len(by_batch) > 1}
 
 
 def _fit(fits: FitsFile, kernel: str) -> Fitted:

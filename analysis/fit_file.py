@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import re
-import uuid
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, Field, ValidationError
 
 from analysis.fit_solver import Floats, Solution
+from profiler.record import Strict, write_whole
 
 FITS_SCHEMA_VERSION = 1
 _DIGITS = 6
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-        protected_namespaces=(),
-    )
-
-
-class Parameter(_Strict):
+class Parameter(Strict):
     """A fitted parameter in the unit that its name ends in."""
 
     point: float
@@ -38,7 +27,7 @@ class Parameter(_Strict):
     """Bootstrap interval."""
 
 
-class Residual(_Strict):
+class Residual(Strict):
     """One observation beside its prediction."""
 
     m: int
@@ -53,7 +42,7 @@ class Residual(_Strict):
     """Predicted less observed, over the prediction (times) or over the call without cast (casts)."""
 
 
-class Fitted(_Strict):
+class Fitted(Strict):
     """One fit: parameters, draws of all of them together, quality."""
 
     parameters: dict[str, Parameter]
@@ -82,7 +71,7 @@ class Fitted(_Strict):
         return np.array(self.draws)
 
 
-class KernelFit(_Strict):
+class KernelFit(Strict):
     """A kernel on this machine."""
 
     time: Fitted
@@ -95,7 +84,7 @@ class KernelFit(_Strict):
     """Bits of a code; None where the sweep does not say."""
 
 
-class FitsFile(_Strict):
+class FitsFile(Strict):
     """Everything fitted from the runs of one machine."""
 
     schema_version: Literal[1] = 1
@@ -158,16 +147,9 @@ def write_fits(folder: Path, fits: FitsFile) -> Path:
     Raises:
         OSError: the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     words = re.sub(r"[^a-z0-9]+", "-", (fits.arch or fits.machine).lower()).strip("-")
-    name = f"{fits.created_utc.astimezone(timezone.utc):%Y%m%dT%H%M%SZ}-{words}"
-    path = folder / f"{name}.json"
-    partial = folder / f".partial-{name}-{uuid.uuid4().hex}"
-    try:
-        partial.write_text(fits.model_dump_json(), "utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    path = folder / f"{fits.created_utc.astimezone(timezone.utc):%Y%m%dT%H%M%SZ}-{words}.json"
+    write_whole(path, fits.model_dump_json())
     return path
 
 

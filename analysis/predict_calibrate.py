@@ -18,6 +18,7 @@ from analysis.predict_hop import (
     HopEngine,
     HopSetting,
     ModelShape,
+    attention_time,
     hop_time_of,
     launches,
     linears_time,
@@ -153,10 +154,11 @@ def _graph(
             hop.hop_s
             - graph_s
             - float(linears_time(machine, hop.model, BASELINE, engine, 0).at(hop.batch_size))
+            - attention_time(machine, hop.model, engine, 0)
             for hop in hops
         ]
     )
-    others = np.array([float(hop.model.other_kernels(engine)) for hop in hops])
+    others = np.array([float(hop.model.other_kernels(engine, hop.batch_size)) for hop in hops])
     traffic = np.array([hop.batch_size * hop.model.row_bytes(context) / machine.bytes_per_s for hop in hops])
     measured, errors = (np.array([getattr(hop, name) for hop in hops]) for name in ("hop_s", "relative_se"))
     if len(hops) >= _LEAST_FOR_BOTH and len({hop.batch_size for hop in hops}) > 1:

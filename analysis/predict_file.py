@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import re
-import uuid
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, Field, ValidationError
+
+from profiler.record import Strict, write_whole
 
 Ends = tuple[float, float]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-        protected_namespaces=(),
-    )
-
-
-class PredictedMemory(_Strict):
+class PredictedMemory(Strict):
     """Memory at one batch size, bytes."""
 
     weight_bytes: int
@@ -41,7 +31,7 @@ class PredictedMemory(_Strict):
     """The largest batch that fits; None where the device's memory is not known."""
 
 
-class PredictedCell(_Strict):
+class PredictedCell(Strict):
     """One model, kernel and batch size."""
 
     model: str
@@ -80,7 +70,7 @@ class PredictedCell(_Strict):
     """Whether a native run of this model and kernel calibrated the prediction, so that it is held out no more."""
 
 
-class PredictedCrossing(_Strict):
+class PredictedCrossing(Strict):
     """Where a kernel loses to bf16 over the batch."""
 
     model: str
@@ -103,7 +93,7 @@ class PredictedCrossing(_Strict):
     """Interval of the first."""
 
 
-class PredictedScale(_Strict):
+class PredictedScale(Strict):
     """Above which model size a kernel wins, over the rows of the model table."""
 
     kernel: str
@@ -120,7 +110,7 @@ class PredictedScale(_Strict):
     """Rows that do not."""
 
 
-class Prediction(_Strict):
+class Prediction(Strict):
     """Everything that one command predicted."""
 
     schema_version: Literal[1] = 1
@@ -183,13 +173,7 @@ def write_prediction(path: Path, prediction: Prediction) -> None:
         OSError: the file cannot be written.
     """
     check_new(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.parent / f".partial-{path.name}-{uuid.uuid4().hex}"
-    try:
-        partial.write_text(prediction.model_dump_json(indent=1) + "\n", "utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(path, prediction.model_dump_json(indent=1) + "\n")
 
 
 def read_prediction(path: Path) -> Prediction:

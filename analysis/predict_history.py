@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, ValidationError
+
+from profiler.record import Strict, write_whole
 
 HISTORY = "held_out.jsonl"
 Quantity = Literal["hop_s", "energy_j_per_token"]
 
 
-class HeldOut(BaseModel):
+class HeldOut(Strict):
     """One prediction beside what was measured later."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-        protected_namespaces=(),
-    )
 
     prediction: str
     """Name of the prediction."""
@@ -112,6 +107,33 @@ def summarise_errors(held_out: Sequence[HeldOut]) -> list[ErrorSummary]:
     return found
 
 
+@dataclass(frozen=True)
+class ErrorRow:
+    """Held-out errors of one kernel on one machine.
+
+    Attributes:
+        machine: device.
+        is_transferred: whether the fits were those of another GPU.
+        engine: how hops were launched.
+        kernel: kernel.
+        summary: of one quantity.
+    """
+
+    machine: str
+    is_transferred: bool
+    engine: str
+    kernel: str
+    summary: ErrorSummary
+
+
+def error_rows(held_out: Sequence[HeldOut]) -> list[ErrorRow]:
+    """Return the errors by machine, origin of the fits, engine, kernel and quantity, in the order of the history."""
+    groups: dict[tuple[str, bool, str, str], list[HeldOut]] = defaultdict(list)
+    for entry in held_out:
+        groups[entry.machine, entry.is_transferred, entry.engine, entry.kernel].append(entry)
+    return [ErrorRow(*key, summary) for key, own in groups.items() for summary in summarise_errors(own)]
+
+
 def read_history(path: Path) -> list[HeldOut]:
     """Read the history of held-out errors; a file that is not there is an empty one.
 
@@ -141,8 +163,9 @@ def append_history(path: Path, held_out: Sequence[HeldOut]) -> int:
     """
     known = {entry.key for entry in read_history(path)}
     new = [entry for entry in held_out if entry.key not in known]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        for entry in new:
-            file.write(json.dumps(entry.model_dump(mode="json")) + "\n")
+    if new:
+        # Whole, so that a line cut short by a full disk cannot spoil every later reading.
+        lines = [json.dumps(entry.model_dump(mode="json")) for entry in new]
+        before = path.read_text("utf-8") if path.exists() else ""
+        write_whole(path, before + "\n".join(lines) + "\n")
     return len(new)

@@ -1,12 +1,15 @@
 """What a whole hop of a model costs: its linears by the fits, and everything between them by counts and traffic.
 
-    device(B) = sum of linears(B) + output layer(B) + kernels between them * d + B * traffic of a row / bandwidth
+    device(B) = sum of linears(B) + output layer(B) + kernels between them * d + attention's kernels * D
+                + B * traffic of a row / bandwidth
     T(B) = device + g                                   from a CUDA graph
     T(B) = max(launches * h + s, device)                launched one by one
 
 The traffic of a row is its KV cache, read once, and what norms, rotation, activation and sampling read and write.
-Two numbers may be calibrated by native runs: the time of a kernel between linears, and the share of the bandwidth that
-the traffic of a row reaches. Nothing else may.
+Attention has to wait for the cache to come from memory, which at B = 1 takes longer than its traffic: its kernels take
+D, the fixed time of a call of the baseline, where the others take d, that of an empty kernel. Native runs may calibrate
+two numbers: the time of a kernel between linears, and the share of the bandwidth that the traffic of a row reaches.
+Nothing else may be calibrated.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from enum import Enum
 from analysis.checks import above_zero
 from analysis.fit_crossing import Layer, linear_time
 from analysis.fit_input import BASELINE, decodes
-from analysis.hop_cost import Cost, hop_energy
+from analysis.hop_cost import Cost, Line, hop_energy
 from analysis.predict_machine import Machine
 
 _DTYPE_BYTES = 2
@@ -34,26 +37,30 @@ class HopEngine(str, Enum):
 
 @dataclass(frozen=True)
 class Kernels:
-    """Kernels that a hop runs besides its linears, counted in the engines' code.
+    """Kernels (and copies) that a hop on a GPU runs besides its linears, as the tests count them.
 
     Attributes:
-        per_layer: of every decoder layer.
+        per_layer: of every decoder layer, without attention.
+        attention: of the attention of a layer.
         head_norm: more of them in a layer that normalizes queries and keys.
         bias: more of them in a layer whose q, k and v have a bias.
+        alone: more of them in a layer where the batch is one row.
         once: of a hop.
     """
 
     per_layer: int
+    attention: int
     head_norm: int
     bias: int
+    alone: int
     once: int
 
 
 KERNELS: Mapping[HopEngine, Kernels] = {
-    HopEngine.GRAPH: Kernels(per_layer=32, head_norm=8, bias=1, once=37),
-    # One or two kernels of each compiled function, and attention.
-    HopEngine.COMPILE: Kernels(per_layer=7, head_norm=0, bias=0, once=10),
-    HopEngine.EAGER: Kernels(per_layer=34, head_norm=16, bias=3, once=12),
+    HopEngine.GRAPH: Kernels(per_layer=31, attention=2, head_norm=8, bias=1, alone=0, once=37),
+    # Two for heads, rotation and cache (three for one row), two for residuals with norms, one for the activation.
+    HopEngine.COMPILE: Kernels(per_layer=5, attention=2, head_norm=0, bias=0, alone=1, once=8),
+    HopEngine.EAGER: Kernels(per_layer=32, attention=2, head_norm=16, bias=3, alone=0, once=24),
 }
 # Tensors of the hidden width that a row reads and writes between the linears of a layer, and of the feed-forward width.
 _HIDDEN_PASSES, _WIDE_PASSES = 8, 3
@@ -111,11 +118,15 @@ class ModelShape:
         """Bytes of the KV cache per token and sequence."""
         return 2 * self.layers * self.kv_heads * self.head_dim * _DTYPE_BYTES
 
-    def other_kernels(self, engine: HopEngine) -> int:
-        """Return how many kernels a hop runs besides the linears."""
+    def other_kernels(self, engine: HopEngine, batch: int) -> int:
+        """Return how many kernels a hop runs besides linears and attention."""
         count = KERNELS[engine]
         per_layer = count.per_layer + count.head_norm * self.head_norm + count.bias * self.qkv_bias
-        return self.layers * per_layer + count.once
+        return self.layers * (per_layer + count.alone * (batch == 1)) + count.once
+
+    def attention_kernels(self, engine: HopEngine) -> int:
+        """Return how many kernels the attention of a hop runs."""
+        return self.layers * KERNELS[engine].attention
 
     def row_bytes(self, context: int) -> int:
         """Return what a row reads and writes between the linears of a hop, KV cache included, bytes."""
@@ -196,16 +207,30 @@ def hop_time_of(machine: Machine, model: ModelShape, kernel: str, setting: HopSe
         ValueError: the machine lacks the kernel, or launches were not timed for an eager hop.
     """
     linears = linears_time(machine, model, kernel, setting.engine, row)
-    others = model.other_kernels(setting.engine)
     row_s = model.row_bytes(setting.context) / machine.bytes_per_s
     kernel_s, factor = machine.node_s(row), 1.0
     if setting.calibration is not None:
         calibrated_s, factor = setting.calibration.at(row)
         kernel_s = kernel_s if setting.engine is HopEngine.EAGER else calibrated_s
-    device = linears.plus(Cost.line(others * kernel_s, row_s * factor))
+    between = _between(model, setting.engine, kernel_s)
+    attention_s = attention_time(machine, model, setting.engine, row)
+    device = linears.plus(between).plus(Cost.line(attention_s, row_s * factor))
     if setting.engine is not HopEngine.EAGER:
         return device.plus(Cost.line(_host(machine, row).get("graph_s", 0.0)))
     return device.at_least(Cost.line(host_s(machine, model, kernel, setting, row)))
+
+
+def attention_time(machine: Machine, model: ModelShape, engine: HopEngine, row: int) -> float:
+    """Return the time of a hop's attention without its traffic, s: kernels that wait for memory before they compute."""
+    return model.attention_kernels(engine) * machine.kernel(BASELINE).time.named(row)["launch_s"]
+
+
+def _between(model: ModelShape, engine: HopEngine, kernel_s: float) -> Cost:
+    """Time of the other kernels over the batch: their number at 1 row, and from 2 rows on."""
+    one, more = (model.other_kernels(engine, batch) * kernel_s for batch in (1, 2))
+    if one == more:
+        return Cost.line(more)
+    return Cost((Line(0, one, 0), Line(1, 2 * one - more, more - one), Line(2, more, 0)))
 
 
 def host_s(machine: Machine, model: ModelShape, kernel: str, setting: HopSetting, row: int) -> float:
@@ -228,7 +253,8 @@ def launches(model: ModelShape, kernel: str, engine: HopEngine) -> int:
     """Return how many kernels a hop launches: unfused kernels cast first, W8A8 ones quantize x first."""
     each = 2 if kernel.startswith(("unfused_", "native_")) else 1
     linears = sum(layer.count for layer in model.linears(engine))
-    return model.other_kernels(engine) + each * linears + 1
+    others = model.other_kernels(engine, 2) + model.attention_kernels(engine)
+    return others + each * linears + 1
 
 
 def hop_energy_of(

@@ -27,7 +27,6 @@ from benchmarks.checkpoint import Checkpoint
 from benchmarks.for_fit import ForFit, fit_plan, measure_for_fit
 from benchmarks.machine import Absent, Target, find_target, known_archs
 from benchmarks.outcome import SweepRun
-from benchmarks.peers.registry import PEERS
 from benchmarks.pictures import Machine, draw_pictures
 from benchmarks.plan import SweepPlan, SweepRequest, make_plan
 from benchmarks.report import console, show, show_absent
@@ -35,6 +34,7 @@ from benchmarks.resume import Earlier, load_earlier
 from benchmarks.rows import floor_rows
 from benchmarks.sweep import OnProgress, SweepOutcome, run_sweep
 from kernels.formats import FORMATS
+from kernels.peers.registry import PEERS
 from profiler.environment import capture_environment
 from profiler.hardware import find_gpu
 from profiler.record import RecordError, RunRecord

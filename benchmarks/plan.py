@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from benchmarks.peers.peer import Peer
-from benchmarks.peers.registry import find_peers
 from benchmarks.variants import BASELINE, KernelVariant, PeerVariant, Variant, group_size_for
 from kernels.formats import FORMATS, get_format
+from kernels.peers.kernel import PEER_KERNELS
+from kernels.peers.peer import Peer
+from kernels.peers.registry import PEERS, find_peers
 from kernels.registry import KERNELS, get_kernel
 
 T = TypeVar("T")
@@ -126,7 +127,7 @@ def make_plan(
         request: the arguments.
         device_type: ``cpu`` or ``cuda``, whose defaults differ.
         is_here: whether that device is at hand, and may be asked what it can run.
-        known_peers: registry of peers; None for the one of ``benchmarks.peers``.
+        known_peers: registry of peers; None for the one of ``kernels.peers``.
 
     Returns:
         The plan; it holds the baseline ``bf16`` whatever was asked for.
@@ -263,7 +264,11 @@ def _kernels(request: SweepRequest, device_type: str, is_here: bool) -> tuple[Ke
     if request.kernels is None:
         chosen = [kernel for kernel in KERNELS.values() if kernel.format in formats]
     else:
-        chosen = [get_kernel(name) for name in _words(request.kernels, "kernels")]
+        names = _words(request.kernels, "kernels")
+        theirs = next((name for name in names if name in PEER_KERNELS or name in PEERS), None)
+        if theirs is not None:
+            raise ValueError(f"kernel {theirs} is another library's, which --peer {theirs} measures")
+        chosen = [get_kernel(name) for name in names]
     for kernel in chosen:
         if words and kernel.format is not None and kernel.format not in formats:
             named = ", ".join(fmt.name for fmt in formats)

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from benchmarks.gate import Reference, make_reference
 from benchmarks.machine import Target
-from benchmarks.peers.peer import PeerUnavailableError, PeerWeight, first_line
 from benchmarks.plan import Shape, SweepPlan
 from benchmarks.variants import PeerVariant, Variant
 from benchmarks.weights import Ring, Weight, count_copies, decoded, make_ring, random_weight, stored_bytes
+from kernels.peers.peer import PeerUnavailableError, PeerWeight, first_line
 
 DTYPE = torch.bfloat16
 

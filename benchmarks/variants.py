@@ -8,9 +8,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from benchmarks.peers.peer import Peer, PeerWeight
 from benchmarks.weights import Weight, make_weight
 from kernels.formats import Format
+from kernels.peers.peer import Peer, PeerWeight
 from kernels.ranges import NO_RANGES, RangeHook
 from kernels.registry import Kernel
 from kernels.traffic import Scheme, weight_bytes
@@ -234,7 +234,9 @@ class PeerVariant:
         return self.peer.bound_factor
 
     def available(self, device: torch.device) -> tuple[bool, str]:
-        """Whether the peer imports and takes this device, and if not, why."""
+        """Whether the peer imports, takes this device and, on a GPU, a CUDA graph; if not, why."""
+        if device.type == "cuda" and self.peer.uncapturable:
+            return False, f"a sweep times CUDA graphs, and {self.peer.uncapturable}"
         return self.peer.available(device)
 
     def prepare(self, w: Tensor, group_size: int | None, dtype: torch.dtype) -> Weight:

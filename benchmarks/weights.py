@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import Target
-from benchmarks.peers.peer import PeerWeight
 from kernels.dequantize import dequantize
 from kernels.formats import Format
+from kernels.peers.peer import PeerWeight
 from kernels.quant_weight import DoubleQuantScales, QuantWeight
 from kernels.quantize import quantize
 

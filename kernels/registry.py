@@ -18,6 +18,7 @@ from kernels import ops
 from kernels.formats import FORMATS, Format
 from kernels.implementations import Implementation, has_w8a8, implementations_of
 from kernels.native_w8a8 import activation_error_bound
+from kernels.peers.peer import PeerWeight
 from kernels.quant_weight import QuantWeight
 from kernels.ranges import NO_RANGES, RangeHook
 from kernels.traffic import Scheme, Traffic, linear_traffic
@@ -30,9 +31,13 @@ __all__ = [
     "RangeHook",
     "Scheme",
     "Traffic",
+    "Weight",
     "build_kernels",
     "get_kernel",
 ]
+
+Weight = Tensor | QuantWeight | PeerWeight
+"""What kernels multiply by: native, of a format, or as another library stores it."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,16 @@ class Kernel:
         return self.scheme is not Scheme.NULL
 
     @property
+    def weight_key(self) -> str | None:
+        """Kernels with the same key multiply by the same weights: the format's name; None for native weights."""
+        return None if self.format is None else self.format.name
+
+    @property
+    def why_not_captured(self) -> str:
+        """Why a CUDA graph cannot hold a call, in a clause; empty where it can, as with all of ours."""
+        return ""
+
+    @property
     def opens_ranges(self) -> bool:
         """Whether a call opens ``tau_cast`` (of the weight, for W8A8 of x) and ``tau_comp`` instead of ``linear``."""
         return self.scheme in (Scheme.UNFUSED, Scheme.W8A8)
@@ -64,7 +79,7 @@ class Kernel:
     def linear(
         self,
         x: Tensor,
-        w: QuantWeight | Tensor,
+        w: Weight,
         *,
         implementation: str | None = None,
         ranges: RangeHook = NO_RANGES,
@@ -111,7 +126,7 @@ class Kernel:
         implementation: str,
         device: torch.device | str,
         *,
-        weight: QuantWeight | Tensor | None = None,
+        weight: Weight | None = None,
         m: int | None = None,
         dtype: torch.dtype | None = None,
     ) -> str:
@@ -184,9 +199,9 @@ class Kernel:
             double_quant=double_quant,
         )
 
-    def _linear(
-        self, x: Tensor, w: QuantWeight | Tensor, implementation: str | None, ranges: RangeHook
-    ) -> Tensor:
+    def _linear(self, x: Tensor, w: Weight, implementation: str | None, ranges: RangeHook) -> Tensor:
+        if isinstance(w, PeerWeight):
+            raise ValueError(f"{self.name} takes no weight that another library stores ({w.configuration})")
         n, k = w.shape
         if not x.dim() or x.shape[-1] != k:
             raise ValueError(f"x has shape {list(x.shape)}, the weight of {self.name} has k={k}")

@@ -13,13 +13,17 @@ _FP32_BYTES = 4
 
 
 class Scheme(Enum):
-    """How a kernel treats the cast from packed codes to x's dtype; ``W8A8`` casts x to codes instead."""
+    """How a kernel treats the cast from packed codes to x's dtype.
+
+    ``W8A8`` casts x to codes instead; what ``PEER``, another library's kernel, does is its own.
+    """
 
     NATIVE = "native"
     UNFUSED = "unfused"
     FUSED = "fused"
     NULL = "null"
     W8A8 = "w8a8"
+    PEER = "peer"
 
 
 @dataclass(frozen=True)

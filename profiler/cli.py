@@ -114,9 +114,10 @@ def kernels(
         bool, typer.Option("--json", help="Print one JSON object instead of a table.")
     ] = False,
 ) -> None:
-    """List every kernel: scheme, format, implementations, and whether it runs here."""
+    """List every kernel, ours and other libraries': scheme, format, implementations, and whether it runs here."""
     import torch
 
+    from kernels.peers.kernel import PEER_KERNELS, PeerKernel
     from kernels.registry import KERNELS
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -124,11 +125,17 @@ def kernels(
     for heading in ("kernel", "bits", "weights per scale", "implementations", "runs here as"):
         table.add_column(heading)
     rows = []
-    for item in KERNELS.values():
+    for item in (*KERNELS.values(), *PEER_KERNELS.values()):
         runs, why = item.available(device)
         runs_as = item.implementation_detail(item.implementation_for(device), device) if runs else None
-        group_sizes = [] if item.format is None else list(item.format.group_sizes)
-        bits = 16 if item.format is None else item.format.bits
+        if isinstance(item, PeerKernel):
+            peer = item.peer
+            bits, group_sizes = peer.bits, [] if peer.group_size is None else [peer.group_size]
+            implementations = [peer.distribution]
+        else:
+            group_sizes = [] if item.format is None else list(item.format.group_sizes)
+            bits = 16 if item.format is None else item.format.bits
+            implementations = list(item.implementations)
         rows.append(
             {
                 "kernel": item.name,
@@ -136,17 +143,18 @@ def kernels(
                 "format": None if item.format is None else item.format.name,
                 "bits": bits,
                 "group_sizes": group_sizes,
-                "implementations": list(item.implementations),
+                "implementations": implementations,
                 "runs_here": runs_as,
                 "why_not": why or None,
+                "why_not_captured": item.why_not_captured or None,
                 "meaningful_output": item.meaningful_output,
             }
         )
         table.add_row(
             item.name + ("" if item.meaningful_output else " (costs only, output has no meaning)"),
             str(bits),
-            ", ".join(map(str, group_sizes)) or ("–" if item.format is None else "row"),
-            ", ".join(item.implementations),
+            ", ".join(map(str, group_sizes)) or ("–" if item.scheme.value == "native" else "row"),
+            ", ".join(implementations),
             runs_as or f"no: {why}",
         )
     if as_json:

@@ -21,7 +21,6 @@ from profiler.cli_errors import (
     EXIT_INTERRUPTED,
     EXIT_MISSING_HARDWARE,
     STOP_SIGNALS,
-    fail,
     hardware_reason,
 )
 from profiler.energy import best_meter
@@ -65,21 +64,59 @@ class ChainJob:
     """Print the waterfall of every variant."""
 
 
+@dataclass(frozen=True)
+class ChainEnd:
+    """A chain that has been stored, as far as it could be."""
+
+    record: RunRecord
+    """Its record."""
+    folder: Path | None
+    """Where the record is; None where no disk took it."""
+    code: int
+    """Exit code: 0 done, 1 an error ended the run or the record could not be written where it belongs, 3 the memory of
+    the device was too small for all of it, 130 interrupted."""
+    trouble: str | None
+    """What went wrong, in a sentence."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The record, and how the command ended."""
+        fields = self.record.model_dump(mode="json")
+        if self.folder is not None:
+            fields["run_id"] = self.folder.name
+        run = None if self.folder is None else str(self.folder)
+        return fields | {"run": run, "exit_code": self.code, "error": self.trouble}
+
+
 def run_chain(job: ChainJob) -> int:
-    """Run a chain, print its figures and store its record.
+    """Run a chain, store its record and print its figures.
 
     Args:
         job: what to run.
 
     Returns:
-        The exit code: 0 done, 1 an error ended the run or the record could not be written where it belongs, 3 the
-        memory of the device was too small for all of it, 130 interrupted.
+        The exit code, see ``ChainEnd.code``.
 
     Raises:
         ValueError: an argument, the problems or the model cannot be used.
-        typer.Exit: interrupted before anything was measured, which leaves no record.
+        KeyboardInterrupt: interrupted before anything was measured, which leaves no record.
     """
-    from reasoning.chain import ChainRun
+    end = measure_chain(job)
+    with STOP_SIGNALS.held():
+        if job.as_json:
+            typer.echo(json.dumps(end.as_json(), allow_nan=False))
+        show_chain(end, prints_tables=not job.as_json, shows_waterfall=job.shows_waterfall)
+    return end.code
+
+
+def measure_chain(job: ChainJob) -> ChainEnd:
+    """Run a chain and store its record.
+
+    Raises:
+        ValueError: an argument, the problems or the model cannot be used.
+        KeyboardInterrupt: interrupted before anything was measured, which leaves no record.
+    """
+    from kernels.peers.kernel import PeerFailedError
+    from reasoning.chain import ChainRun, check_kernels
     from reasoning.chain_problems import select_problems
     from reasoning.model import load_model
 
@@ -88,6 +125,7 @@ def run_chain(job: ChainJob) -> int:
     check_out(job.out)
     kept = None if job.resume is None else kept_from(job.resume, _settings(job))
     todo = spec if kept is None else replace(spec, batch_sizes=kept.missing(spec.batch_sizes))
+    check_kernels(spec, job.device)
     problems, skipped = select_problems(spec, skip_bad=job.skip_bad)
     meter = best_meter(job.tdp_w, device=job.device)
     loaded = load_model(
@@ -103,10 +141,12 @@ def run_chain(job: ChainJob) -> int:
             meter,
             lambda done, total, label: progress.update(task, completed=done, total=total, description=label),
         )
-        outcome = run.run()
+        try:
+            outcome = run.run()
+        except PeerFailedError as error:
+            raise ValueError(str(error)) from error
     if not outcome.rows:
-        sentence = "interrupted before anything was measured; no record was written"
-        fail(sentence, EXIT_INTERRUPTED, as_json=job.as_json)
+        raise KeyboardInterrupt
     with STOP_SIGNALS.held():
         record = _record(job, created_utc, loaded, outcome, meter, skipped, len(problems), kept)
         folder, trouble = _store(job.out, record, [*(kept.samples if kept else ()), *outcome.samples])
@@ -114,7 +154,7 @@ def run_chain(job: ChainJob) -> int:
         if outcome.failure is not None:
             code = EXIT_MISSING_HARDWARE if hardware_reason(outcome.failure) else EXIT_CHECK_FAILED
         told = "; ".join(part for part in (record.error, trouble) if part) or None
-        return _show(job, record, folder, told, EXIT_CHECK_FAILED if trouble else code)
+        return ChainEnd(record, folder, EXIT_CHECK_FAILED if trouble else code, told)
 
 
 def check_out(out: Path) -> None:
@@ -158,6 +198,7 @@ def _record(
     kept: KeptSizes | None,
 ) -> RunRecord:
     from analysis.chain_summary import derived_of, summarise
+    from profiler.cli_chain_paper import paper_figures
 
     spec = job.spec
     environment = capture_environment(sys.argv)
@@ -177,6 +218,8 @@ def _record(
     }
     if kept is not None:
         derived["resumed"] = kept.origin
+    if spec.protocol is not None:
+        derived["paper"] = paper_figures([*(kept.rows if kept else ()), *summary.rows], spec.baseline)
     warnings = [*outcome.warnings, f"energy: {meter.reason}"]
     if skipped:
         reasons = "; ".join(f"{line.position}: {line.reason}" for line in skipped[:3])
@@ -231,24 +274,26 @@ def _store(out: Path, record: RunRecord, samples: list[Sample]) -> tuple[Path | 
     return rescued, f"{refusal}; this run was stored in {rescued} instead"
 
 
-def _show(job: ChainJob, record: RunRecord, folder: Path | None, trouble: str | None, code: int) -> int:
-    from analysis.chain_table import print_chain
+def show_chain(end: ChainEnd, *, prints_tables: bool, shows_waterfall: bool) -> None:
+    """Print the tables of a chain, where it is, and what went wrong.
 
-    if job.as_json:
-        fields = record.model_dump(mode="json")
-        if folder is not None:
-            fields["run_id"] = folder.name
-        ending = {"run": None if folder is None else str(folder), "exit_code": code, "error": trouble}
-        typer.echo(json.dumps(fields | ending, allow_nan=False))
-    else:
+    Args:
+        end: the chain.
+        prints_tables: False where JSON was printed instead.
+        shows_waterfall: also where the time of a hop goes.
+    """
+    if prints_tables:
+        from analysis.chain_table import print_chain
+        from profiler.cli_chain_paper import print_paper
+
         console = Console()
         shown = console if console.is_terminal else Console(width=_TABLE_WIDTH)
-        print_chain(record, shown, shows_waterfall=job.shows_waterfall)
-        if folder is not None:
-            typer.echo(f"run record: {folder}")
-    if trouble is not None:
-        typer.echo(f"error: {trouble}", err=True)
-    return code
+        print_chain(end.record, shown, shows_waterfall=shows_waterfall)
+        print_paper(end.record, shown)
+        if end.folder is not None:
+            typer.echo(f"run record: {end.folder}")
+    if end.trouble is not None:
+        typer.echo(f"error: {end.trouble}", err=True)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
@@ -13,15 +14,19 @@ import typer
 from profiler.cli_errors import MissingHardwareError
 
 if TYPE_CHECKING:
-    from reasoning.chain_spec import Engine
+    from reasoning.chain_spec import ChainSpec, Engine
 
 _Choice = TypeVar("_Choice", bound=Enum)
 
 
 def chain_command(
     model: Annotated[
-        str, typer.Option(help="tiny, a key of the model table, a local folder, or a hub id.")
-    ] = "tiny",
+        list[str] | None,
+        typer.Option(
+            help="tiny (the default), a key of the model table, a local folder, or a hub id; repeat or separate by "
+            "commas for a run each."
+        ),
+    ] = None,
     kernel: Annotated[
         list[str] | None,
         typer.Option(
@@ -33,14 +38,26 @@ def chain_command(
         str,
         typer.Option(
             help="eager: Hugging Face's forward pass, paced by the host; graph: one CUDA graph per hop; compile: "
-            "the same with compiled layers; auto: compile on a GPU, eager on a CPU."
+            "the same with compiled layers; fused: the same with our own kernels between the linears; auto: compile "
+            "on a GPU, eager on a CPU."
         ),
     ] = "auto",
     problems: Annotated[
-        str, typer.Option(help="synthetic, a GSM8K or MathQA file, recorded solutions, or openai/gsm8k.")
-    ] = "synthetic",
+        str | None,
+        typer.Option(
+            help="synthetic (the default), a GSM8K or MathQA file, recorded solutions, openai/gsm8k, or the folder of "
+            "an earlier run, with what its baseline generated as solutions."
+        ),
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(help="At most this many problems; 20 synthetic ones by default.")
+    ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            help="paper: the paper's own. Hugging Face's forward pass, bnb_nf4 and bnb_int8 against bf16, batch 1, "
+            "GSM8K (openai/gsm8k by default) or MathQA, and its figures as printed."
+        ),
     ] = None,
     mode: Annotated[
         str, typer.Option(help="generate: solve the problems; replay: force recorded solutions.")
@@ -121,27 +138,50 @@ def chain_command(
     Exit codes: 0 done, 1 the record could not be written, 2 bad arguments, 3 missing hardware or memory (batch sizes
     that fit are measured), 130 interrupted (what was measured is kept; before anything was, no record is written).
     """
-    from profiler.cli_chain import ChainJob, run_chain
-    from reasoning.chain_spec import ChainMode, ChainSpec
+    from profiler.cli_chain import ChainJob
+    from profiler.cli_chain_models import run_models
+    from profiler.cli_chain_paper import KERNELS, PROBLEMS, check_library, check_protocol
+    from reasoning.chain_spec import SYNTHETIC, ChainMode, ChainSpec, Engine
 
     if ablate and ablation == 0:
         raise ValueError("--ablate prints what is replayed, but --ablation 0 replays nothing")
     check_one_of("device", device, ("auto", "cpu", "cuda"))
     check_one_of("weights", weights, ("real", "random"))
-    check_one_of("engine", engine, ("auto", "eager", "graph", "compile"))
+    check_one_of("engine", engine, ("auto", "eager", "graph", "compile", "fused"))
     chosen_mode = _choice("mode", mode, ChainMode)
+    kernels = [name for word in kernel or () for name in _listed("kernel", word)]
+    if protocol is not None:
+        check_one_of("protocol", protocol, ("paper",))
+        check_protocol(
+            {
+                "--kernel": ",".join(kernels) or None,
+                "--baseline": baseline,
+                "--engine": engine,
+                "--batch": batch,
+                "--mode": mode,
+                "--hops": None if hops is None else str(hops),
+                "--context": None if context is None else str(context),
+                "--group-size": None if group_size is None else str(group_size),
+                "--double-quant": "on" if double_quant else None,
+            }
+        )
+        kernels, engine, problems = list(KERNELS), "eager", problems or PROBLEMS
     chosen_device = _device(device)
+    models = _models(model or ["tiny"])
+    if resume is not None and len(models) > 1:
+        raise ValueError(f"--resume goes on with 1 model, --model names {len(models)}: {', '.join(models)}")
     spec = ChainSpec(
-        model=model,
-        kernels=tuple(name for word in kernel or ["fused_nf4"] for name in _listed("kernel", word)),
+        model=models[0],
+        kernels=tuple(kernels or ["fused_nf4"]),
         baseline=baseline,
-        problems=problems,
+        problems=problems or SYNTHETIC,
+        protocol=protocol,
         limit=limit,
         mode=chosen_mode,
         batch_sizes=batch_sizes(batch),
         max_new_tokens=max_new,
         seed=seed,
-        engine=_engine(engine, chosen_device),
+        engine=Engine.EAGER,
         context=context,
         hops=hops,
         group_size=group_size,
@@ -150,8 +190,11 @@ def chain_command(
         energy_windows=energy_windows,
         grid_kgco2e_per_kwh=grid_intensity,
     )
+    spec = replace(spec, engine=_engine(engine, chosen_device, spec))
+    if protocol is not None:
+        check_library(chosen_device)
     _use_threads(threads)
-    code = run_chain(
+    code = run_models(
         ChainJob(
             spec=spec,
             weights="random" if weights == "random" else "real",
@@ -162,7 +205,8 @@ def chain_command(
             as_json=as_json,
             resume=resume,
             shows_waterfall=ablate,
-        )
+        ),
+        models,
     )
     raise typer.Exit(code)
 
@@ -214,11 +258,20 @@ def _choice(option: str, value: str, kind: type[_Choice]) -> _Choice:
     return kind(value)
 
 
-def _engine(wanted: str, device: str) -> Engine:
+def _models(words: Sequence[str]) -> list[str]:
+    """The models named, a folder with a comma in its name as one."""
+    models = [name for word in words for name in ([word] if Path(word).is_dir() else _listed("model", word))]
+    if len(set(models)) != len(models):
+        raise ValueError(f"a model is named twice: {', '.join(models)}")
+    return models
+
+
+def _engine(wanted: str, device: str, spec: ChainSpec) -> Engine:
+    """The engine; ``auto`` leaves out those that the run's kernels do not allow."""
     from reasoning.chain_spec import Engine
 
     if wanted == "auto":
-        return Engine.COMPILE if device == "cuda" else Engine.EAGER
+        return Engine.COMPILE if device == "cuda" and not spec.why_not_captured else Engine.EAGER
     return Engine(wanted)
 
 

@@ -124,9 +124,10 @@ def predict_command(
     )
     if out is not None:
         write_prediction(out, prediction)
-    from analysis.predict_history import HISTORY, read_history, summarise_errors
+    from analysis.predict_history import HISTORY, error_rows, read_history, summarise_errors
 
-    errors = summarise_errors(read_history(fits / HISTORY))
+    history = read_history(fits / HISTORY)
+    errors = summarise_errors(history)
     if as_json:
         fields = prediction.model_dump(mode="json")
         typer.echo(
@@ -137,7 +138,7 @@ def predict_command(
         return
     from profiler.cli_predict_tables import show_prediction
 
-    show_prediction(_console(), prediction, errors)
+    show_prediction(_console(), prediction, errors, error_rows(history))
     if out is not None:
         _console().print(f"written: {out}")
 

@@ -125,7 +125,7 @@ def find_machine(arch: str, folder: Path) -> Machine:
         for key in wanted:
             fits = newest_fits(place, key)
             if fits is not None:
-                return from_fits(fits, None if spec is None else _figures(spec))
+                return from_fits(fits, None if spec is None else gpu_figures(spec))
     if spec is None:
         raise ValueError(
             f"no fits of {name} in {folder}, and the hardware table lacks it: make some with "
@@ -135,7 +135,7 @@ def find_machine(arch: str, folder: Path) -> Machine:
     for place in folders:
         fits = newest_fits(place, _REFERENCE)
         if fits is not None:
-            return transferred(fits, _figures(reference), _figures(spec))
+            return transferred(fits, gpu_figures(reference), gpu_figures(spec))
     raise ValueError(
         f"no fits of {spec.name} and none of {reference.name} in {' or '.join(map(str, folders))}: make some with "
         "`qt-profile sweep --for-fit` and `qt-profile fit`"
@@ -156,7 +156,8 @@ def _named(arch: str) -> tuple[GpuSpec | None, str]:
     return None, environment.cpu_model
 
 
-def _figures(spec: GpuSpec) -> GpuFigures:
+def gpu_figures(spec: GpuSpec) -> GpuFigures:
+    """Return a row of the hardware table in SI units, as predictions and reports take it."""
     from analysis.predict_machine import GpuFigures
 
     peaks = {"bf16": spec.bf16_tflops, "fp8": spec.fp8_tflops, "int8": spec.int8_tops}

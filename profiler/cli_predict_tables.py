@@ -11,18 +11,22 @@ from rich.table import Table
 if TYPE_CHECKING:
     from analysis.predict_check import Check
     from analysis.predict_file import PredictedCell, PredictedScale, Prediction
-    from analysis.predict_history import ErrorSummary
+    from analysis.predict_history import ErrorRow, ErrorSummary
 
 _GB = 1e9
+_NAMES = {"hop_s": "hop time", "energy_j_per_token": "energy"}
 
 
-def show_prediction(console: Console, prediction: Prediction, errors: Sequence[ErrorSummary]) -> None:
+def show_prediction(
+    console: Console, prediction: Prediction, errors: Sequence[ErrorSummary], rows: Sequence[ErrorRow]
+) -> None:
     """Print a prediction, where its numbers come from first.
 
     Args:
         console: prints.
         prediction: the prediction.
         errors: held-out errors of every prediction checked so far.
+        rows: the same by machine, engine and kernel.
     """
     console.print(f"predicted, not measured: {prediction.source}")
     if prediction.calibration_runs:
@@ -39,6 +43,8 @@ def show_prediction(console: Console, prediction: Prediction, errors: Sequence[E
     console.print(_memory_table(prediction))
     if prediction.scales:
         console.print(_scale_table(prediction))
+    if rows:
+        console.print(_error_table(prediction, rows))
     for warning in prediction.warnings:
         console.print(f"warning: {warning}")
 
@@ -98,10 +104,35 @@ def history_sentence(errors: Sequence[ErrorSummary]) -> str:
     return "held-out errors so far: " + "; ".join(_errors(summary) for summary in errors)
 
 
+def _error_table(prediction: Prediction, rows: Sequence[ErrorRow]) -> Table:
+    """What became of earlier predictions: those of the kernels predicted here first."""
+    table = Table(
+        title="held-out errors of every prediction checked so far: |predicted / measured - 1|",
+        title_justify="left",
+    )
+    for heading in ("machine", "fits", "engine", "kernel", "of", "cells", "median", "p90", "in 95 %"):
+        table.add_column(heading)
+    wanted = {cell.kernel for cell in prediction.cells}
+    near = sorted(rows, key=lambda row: (row.machine != prediction.machine, row.kernel not in wanted))
+    for row in near:
+        summary = row.summary
+        table.add_row(
+            row.machine,
+            "carried over" if row.is_transferred else "its own",
+            row.engine,
+            row.kernel,
+            _NAMES[summary.quantity],
+            str(summary.cells),
+            f"{100 * summary.error_share_p50:.1f} %",
+            f"{100 * summary.error_share_p90:.1f} %",
+            f"{100 * summary.inside_share:.0f} %",
+        )
+    return table
+
+
 def _errors(summary: ErrorSummary) -> str:
-    named = {"hop_s": "hop time", "energy_j_per_token": "energy"}[summary.quantity]
     return (
-        f"{named}, {summary.cells} cells: median {100 * summary.error_share_p50:.1f} %, "
+        f"{_NAMES[summary.quantity]}, {summary.cells} cells: median {100 * summary.error_share_p50:.1f} %, "
         f"90th percentile {100 * summary.error_share_p90:.1f} %, {100 * summary.inside_share:.0f} % inside their "
         "intervals"
     )

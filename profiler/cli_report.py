@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from profiler.record import write_whole
 
 if TYPE_CHECKING:
     from analysis.report.inputs import Catalogue
@@ -52,17 +53,19 @@ def report_command(
         raise ValueError(f"--png {png} is a file, a folder is needed")
     found = build_report(read_inputs(runs), _catalogue(model, b_max))
     text = page(found)
-    _write(out, text)
+    write_whole(out, text)
     written = [out]
     if png is not None:
         from analysis.report.draw_matplotlib import draw_files
+        from analysis.report.headline import headline_figure
 
-        written += draw_files(found.figures, png)
+        headline = headline_figure(found)
+        written += draw_files([*found.figures, *([] if headline is None else [headline])], png)
     if md is not None:
         from analysis.report.markdown import markdown
 
         pictures = None if png is None else os.path.relpath(png, md.parent)
-        _write(md, markdown(found, pictures=pictures))
+        write_whole(md, markdown(found, pictures=pictures))
         written.append(md)
     missing = [s.title for s in found.sections if any(isinstance(block, Missing) for block in s.blocks)]
     if as_json:
@@ -88,7 +91,8 @@ def report_command(
 
 def _catalogue(model: str, b_max: int) -> Catalogue:
     from analysis.fit_crossing import Layer
-    from analysis.report.inputs import Catalogue, GpuRow, ModelRow
+    from analysis.report.inputs import Catalogue, ModelRow
+    from profiler.cli_predict_inputs import gpu_figures
     from profiler.hardware import HARDWARE
     from reasoning.model_table import MODELS, get_model_spec
 
@@ -98,16 +102,5 @@ def _catalogue(model: str, b_max: int) -> Catalogue:
         shapes = spec.linear_shapes()
         layers = tuple(Layer(*shapes[name], spec.num_hidden_layers) for name in _DECODED)
         models[key] = ModelRow(key, spec.linear_parameters, layers)
-    gpus = {key: GpuRow(key, gpu.memory_gb_s, gpu.bf16_tflops, gpu.tdp_w) for key, gpu in HARDWARE.items()}
+    gpus = {key: gpu_figures(spec) for key, spec in HARDWARE.items()}
     return Catalogue(models, gpus, model, b_max)
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial-{path.name}-{uuid.uuid4().hex}")
-    try:
-        partial.write_text(text, "utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from profiler.record_io import (
     load_record,
     load_run,
     write_run,
+    write_whole,
 )
 from profiler.record_results import Agreement, Mode, Proportion, SweepRow, VariantResult, Verdict
 from profiler.record_samples import (
@@ -27,7 +28,7 @@ from profiler.record_samples import (
     Sample,
 )
 from profiler.record_schema import SCHEMA_VERSION, RunRecord, new_run_id
-from profiler.record_types import EnergySource, Environment, GpuState, is_energy_estimate
+from profiler.record_types import EnergySource, Environment, GpuState, Strict, is_energy_estimate
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -49,6 +50,7 @@ __all__ = [
     "RecordError",
     "RunRecord",
     "Sample",
+    "Strict",
     "SweepRow",
     "VariantResult",
     "Verdict",
@@ -59,4 +61,5 @@ __all__ = [
     "load_run",
     "new_run_id",
     "write_run",
+    "write_whole",
 ]

@@ -120,6 +120,7 @@ plan with its defaults filled in, and `given`, the arguments as they were typed.
 | chain | `by_batch_size` | by batch size: `waterfall`, `mcnemar`; of a run with one they are in `derived` too |
 | chain | `waterfall` | by kernel: median hops and their parts in ms with `_ci95`, see `analysis/chain_waterfall.py` |
 | chain | `mcnemar` | by kernel: `problems`, `only_baseline`, `only_variant`, `p_value` of the exact test |
+| chain | `paper` | with `--protocol paper`, by kernel: COR by Eq. 9, energy, S_SI and SI by HLI and by the counter |
 | chain | `batch_sizes_measured` | batch sizes that were finished |
 | chain | `batch_sizes_not_measured` | by batch size: why it was not |
 | chain | `resumed` | the run whose finished batch sizes this one took over, with its commit and versions |

@@ -67,6 +67,28 @@ def write_run(directory: str | Path, record: RunRecord, samples: Iterable[Sample
         raise
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file whole or not at all, replacing what was there; missing folders are made.
+
+    Args:
+        path: the file.
+        text: its content, written as UTF-8.
+
+    Raises:
+        OSError: the disk refuses; the file is then as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{_PARTIAL}{path.name}-{uuid.uuid4().hex}")
+    try:
+        with partial.open("xb") as stream:
+            stream.write(text.encode("utf-8"))
+            _flush(stream)
+        os.replace(partial, path)
+        _flush_folder(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def load_record(path: str | Path) -> RunRecord:
     """Read ``run.json`` without the samples.
 

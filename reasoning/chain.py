@@ -58,6 +58,20 @@ class ChainOutcome:
     gpu_states: list[GpuRunState] = field(default_factory=list)
 
 
+def check_kernels(spec: ChainSpec, device: torch.device | str) -> None:
+    """Refuse kernels that cannot run on a device, or not with the engine.
+
+    Raises:
+        ValueError: one of them, and why.
+    """
+    for kernel in spec.all_kernels():
+        runs, why = kernel.available(device)
+        if not runs:
+            raise ValueError(f"{kernel.name} cannot run on {device}: {why}")
+    if spec.engine is not Engine.EAGER and torch.device(device).type == "cuda" and spec.why_not_captured:
+        raise ValueError(f"--engine {spec.engine.value}: {spec.why_not_captured}; --engine eager runs it")
+
+
 class ChainRun:
     """One run of a :class:`ChainSpec` on a loaded model.
 
@@ -86,10 +100,7 @@ class ChainRun:
         self._outcome = ChainOutcome()
         self._done = 0.0
         device: torch.device = loaded.model.device
-        for kernel in spec.all_kernels():
-            runs, why = kernel.available(device)
-            if not runs:
-                raise ValueError(f"{kernel.name} cannot run on {device}: {why}")
+        check_kernels(spec, device)
         prompts = ChainPrompts(spec, loaded)
         self._setup = ChainSetup(
             spec,
@@ -147,6 +158,8 @@ class ChainRun:
             outcome.gpu_states = watch.states()
             throttled = throttling_sentence(outcome.gpu_states)
             outcome.warnings += [] if throttled is None else [throttled]
+        if self._setup.backend.device.type == "cuda" and self.spec.why_not_captured:
+            outcome.warnings.append(f"engine eager: {self.spec.why_not_captured}")
         if self.spec.engine is not Engine.EAGER and not self._setup.backend.is_captured:
             outcome.warnings.append(
                 f"engine {self.spec.engine.value}: nothing was captured, there are no CUDA graphs on a CPU; "

@@ -9,9 +9,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from kernels.peers.peer import PeerWeight
 from kernels.quant_weight import QuantWeight
 from kernels.ranges import RangeHook
-from kernels.registry import NO_RANGES, Kernel
+from kernels.registry import NO_RANGES, Kernel, Weight
 from profiler.record_results import HopClockName
 from profiler.timing import HopTimer
 from reasoning.chain_spec import ChainSpec
@@ -101,6 +102,10 @@ class ChainBackend(Protocol):
         """Bytes of the layouts that kernels keep beside the weights of this kernel's format."""
         ...
 
+    def sample_weight(self, kernel: Kernel) -> Weight:
+        """One of the weights that the kernel multiplies by, which says what was chosen for it."""
+        ...
+
     def widest_native_bytes(self) -> int:
         """Bytes of the largest linear's native weight, which unfused kernels decode into."""
         ...
@@ -118,10 +123,11 @@ def decode(backend: ChainBackend, kernel: Kernel, job: DecodeJob) -> BatchTrace:
     return trace
 
 
-def layouts_of(weights: Iterable[QuantWeight]) -> int:
-    """Bytes of the tensors in cached layouts, each counted once."""
+def layouts_of(weights: Iterable[Weight]) -> int:
+    """Bytes of the tensors in cached layouts, each counted once; other libraries' weights are their layouts."""
     found: dict[int, int] = {}
-    waiting: list[object] = [layout for weight in weights for layout in weight.repacked.values()]
+    ours = (weight for weight in weights if isinstance(weight, QuantWeight))
+    waiting: list[object] = [layout for weight in ours for layout in weight.repacked.values()]
     while waiting:
         item = waiting.pop()
         if isinstance(item, Tensor):
@@ -131,6 +137,16 @@ def layouts_of(weights: Iterable[QuantWeight]) -> int:
         elif isinstance(item, (tuple, list)):
             waiting += item
     return sum(found.values())
+
+
+def implementation_of(backend: ChainBackend, kernel: Kernel) -> tuple[str, tuple[str, ...]]:
+    """What runs a kernel, as a record says it, and what a reader must know of another library's."""
+    device = backend.device
+    weight = backend.sample_weight(kernel)
+    if not isinstance(weight, PeerWeight):
+        return kernel.implementation_detail(kernel.implementation_for(device), device), ()
+    text = kernel.implementation_detail(kernel.implementation_for(device), device, weight=weight)
+    return text, tuple(f"{kernel.name}: {note}" for note in weight.notes)
 
 
 def format_settings(spec: ChainSpec, kernel: Kernel) -> tuple[int | None, bool]:
@@ -233,10 +249,16 @@ class EagerBackend:
 
     def layout_bytes(self, kernel: Kernel) -> int:
         """Bytes of the layouts that kernels keep beside the weights of this kernel's format."""
-        if kernel.format is None:
+        key = kernel.weight_key
+        if key is None:
             return 0
-        layers = self._replacement.replaced.values()
-        return layouts_of(layer.quantized[kernel.format.name] for layer in layers)
+        return layouts_of(layer.quantized[key] for layer in self._replacement.replaced.values())
+
+    def sample_weight(self, kernel: Kernel) -> Weight:
+        """The first replaced layer's weight."""
+        layer = next(iter(self._replacement.replaced.values()))
+        key = kernel.weight_key
+        return layer.dense if key is None else layer.quantized[key]
 
     def widest_native_bytes(self) -> int:
         """Bytes of the largest linear's native weight."""

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import torch
 
-from kernels.quant_weight import QuantWeight
+from kernels.peers.kernel import PeerFailedError, PeerKernel
+from kernels.peers.peer import first_line
 from kernels.ranges import RangeHook
-from kernels.registry import Kernel
+from kernels.registry import Kernel, Weight
 from profiler.record_results import HopClockName
 from reasoning.chain_backend import DecodeJob, OnLogits, default_timer, format_settings, layouts_of
 from reasoning.chain_spec import ChainSpec
@@ -119,7 +120,18 @@ class CapturedBackend:
     def _session(self, kernel: Kernel) -> Session:
         if self._engine is None:
             raise ValueError(f"{kernel.name} was to decode before prepare() named a batch size, which is 0")
-        return self._engine.session(kernel, self._batch_size)
+        try:
+            return self._engine.session(kernel, self._batch_size)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            # Which of a library's kernels a CUDA graph can hold is known only when one is asked to.
+            if not isinstance(kernel, PeerKernel) or not self.is_captured:
+                raise
+            raise PeerFailedError(
+                f"{kernel.name} could not be captured in a CUDA graph at batch size {self._batch_size} "
+                f"({first_line(error)}); --engine eager runs it without"
+            ) from error
 
     def model_bytes(self, kernel: Kernel) -> int:
         """Bytes of the model's weights as the kernel stores them."""
@@ -127,10 +139,13 @@ class CapturedBackend:
 
     def layout_bytes(self, kernel: Kernel) -> int:
         """Bytes of the layouts that kernels keep beside the weights of this kernel's format."""
-        if kernel.format is None:
+        if kernel.weight_key is None:
             return 0
-        weights = (w for linear in self._decoder.linears for w in linear.weights(kernel))
-        return layouts_of(w for w in weights if isinstance(w, QuantWeight))
+        return layouts_of(w for linear in self._decoder.linears for w in linear.weights(kernel))
+
+    def sample_weight(self, kernel: Kernel) -> Weight:
+        """The first layer's q/k/v weight."""
+        return self._decoder.layers[0].qkv.weights(kernel)[0]
 
     def widest_native_bytes(self) -> int:
         """Bytes of the largest merged linear's native weight."""

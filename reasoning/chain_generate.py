@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kernels.registry import Kernel, get_kernel
+from kernels.peers.kernel import find_kernel
+from kernels.registry import Kernel
 from profiler.nvtx import open_range
 from profiler.record import QuerySample
 from reasoning.answers import answer_kind, extract_answer, same_answer
@@ -44,7 +45,7 @@ class Generation:
         while start < len(self._batches):
             block: range | None = None
             for name in rotated(names, len(blocks)):
-                block = self._block(get_kernel(name), start, block)
+                block = self._block(find_kernel(name), start, block)
                 self._setup.advance(
                     sum(len(self._batches[index]) for index in block),
                     f"{name} generates, batch size {self._tally.batch_size}",
@@ -66,7 +67,7 @@ class Generation:
         while turn < self._setup.spec.energy_windows:
             block = blocks[turn % len(blocks)]
             for name in rotated(names, turn):
-                kernel = get_kernel(name)
+                kernel = find_kernel(name)
                 window = energy.open()
                 hops = self._pass_over(kernel, block)
                 while window.is_short:

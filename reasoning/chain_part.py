@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kernels.registry import get_kernel
+from kernels.peers.kernel import find_kernel
 from profiler.nvtx import open_range
 from profiler.record import Sample, VariantResult
 from reasoning.chain_backend import decode
@@ -130,11 +130,11 @@ class BatchSizePart:
         steps = [[0] * len(row) for row in tokens]
         first = ReplayBatch(0, self.batch_size, [problem.id for problem in batch], job, steps)
         with open_range("warm_up"):
-            Replayer(first, setup.backend).timed([get_kernel(n) for n in setup.spec.ablation_kernels])
+            Replayer(first, setup.backend).timed([find_kernel(n) for n in setup.spec.ablation_kernels])
 
     def _decode(self, name: str, batch: Sequence[Problem], most_tokens: int) -> BatchTrace:
         with open_range("query"), open_range(name):
-            return decode(self._setup.backend, get_kernel(name), self._setup.job(batch, most_tokens))
+            return decode(self._setup.backend, find_kernel(name), self._setup.job(batch, most_tokens))
 
     @property
     def _generate_len(self) -> int:

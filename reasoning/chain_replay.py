@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from kernels.registry import get_kernel
+from kernels.peers.kernel import find_kernel
 from reasoning.chain_spec import ChainMode
 from reasoning.chain_tally import ChainSetup, Tally
 from reasoning.problems import Problem
@@ -41,7 +41,7 @@ class Replay:
     def run(self) -> None:
         """Replay every batch: for times, then with ranges and comparisons."""
         setup, tally = self._setup, self._tally
-        kernels = [get_kernel(name) for name in setup.spec.ablation_kernels]
+        kernels = [find_kernel(name) for name in setup.spec.ablation_kernels]
         label = f"kernels replay the same hops in turn, batch size {tally.batch_size}"
         for index in self.indices:
             problems = self._batches[index]
@@ -50,7 +50,7 @@ class Replay:
             for repeat in range(setup.spec.ablation_repeats):
                 for name, trace in replayer.timed(kernels).items():
                     count = len(problems) if repeat == 0 else 0
-                    tally.add(get_kernel(name), ChainMode.REPLAY, repeat, index, count, trace)
+                    tally.add(find_kernel(name), ChainMode.REPLAY, repeat, index, count, trace)
                 setup.advance(work, label)
             if setup.backend.is_captured:
                 tally.samples.extend(replayer.compared(kernels, setup.spec.baseline))

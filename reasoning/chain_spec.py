@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from kernels.registry import Kernel, Scheme, get_kernel
+from kernels.peers.kernel import PeerKernel, canonical_name, find_kernel
+from kernels.registry import Kernel, Scheme
 
 SYNTHETIC = "synthetic"
 DEFAULT_SYNTHETIC_PROBLEMS = 20
-
+PAPER = "paper"
+"""The paper's protocol, see ``ChainSpec.protocol``."""
 
 _LEAST = {
     "max_new_tokens": 2,
@@ -32,11 +34,13 @@ class Engine(str, Enum):
 
     ``eager``: the Hugging Face forward pass, kernel by kernel, which the host paces. ``graph``: our decoder with a
     static cache, one CUDA graph per hop. ``compile``: the same, what lies between the linears made by torch's compiler.
+    ``fused``: the same by our own kernels, on a GPU only.
     """
 
     EAGER = "eager"
     GRAPH = "graph"
     COMPILE = "compile"
+    FUSED = "fused"
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class ChainSpec:
 
     Args:
         model: ``tiny``, a key of the model table, a local folder or a hub id.
-        kernels: variants to compare with the baseline, by registry name.
+        kernels: variants to compare with the baseline, by registry name; other libraries' by either of their names.
         baseline: the reference kernel.
         problems: ``synthetic`` (held-out structures of the project's own generator), a path or a hub id.
         limit: at most this many problems; None is all of a file, and ``DEFAULT_SYNTHETIC_PROBLEMS`` synthetic ones.
@@ -67,6 +71,8 @@ class ChainSpec:
         energy_windows: energy windows of each kernel at least, where the meter needs windows of some length; problems
             are decoded again to fill them. 0: one window per batch, however short, and idle power is not measured.
         grid_kgco2e_per_kwh: carbon intensity of the grid for CAES, kgCO2e/kWh; None leaves CAES out.
+        protocol: ``paper``: problems have to be the paper's, GSM8K or MathQA, and its figures are derived as printed;
+            None for our own.
 
     Raises:
         ValueError: a number out of range, or a kernel that is unknown, given twice or without meaning as a variant.
@@ -91,6 +97,7 @@ class ChainSpec:
     ablation_repeats: int = 2
     energy_windows: int = 3
     grid_kgco2e_per_kwh: float | None = None
+    protocol: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be run."""
@@ -112,16 +119,36 @@ class ChainSpec:
         grid = self.grid_kgco2e_per_kwh
         if grid is not None and not 0 < grid < float("inf"):
             raise ValueError(f"grid_kgco2e_per_kwh={grid:g} is not a positive number")
+        if self.protocol not in (None, PAPER):
+            raise ValueError(f"protocol {self.protocol!r} is unknown, there is 1: {PAPER}")
+        if self.protocol == PAPER and self.problems == SYNTHETIC:
+            raise ValueError(f"--protocol {PAPER} solves GSM8K or MathQA, not {SYNTHETIC} problems")
         if not self.kernels:
             raise ValueError("a chain needs at least 1 kernel, got 0")
+        object.__setattr__(self, "kernels", tuple(canonical_name(name) for name in self.kernels))
+        object.__setattr__(self, "baseline", canonical_name(self.baseline))
         for name in self.main_kernels:
-            if not get_kernel(name).meaningful_output:
+            if not find_kernel(name).meaningful_output:
                 raise ValueError(
                     f"{name} computes nothing meaningful, so it cannot solve problems; "
                     f"it runs beside {name.replace('null', 'fused')} in the ablation"
                 )
+            self._check_peer(find_kernel(name))
         if len(set(self.main_kernels)) != len(self.main_kernels):
             raise ValueError(f"a kernel is named twice: {', '.join(self.main_kernels)}")
+
+    def _check_peer(self, kernel: Kernel) -> None:
+        """Refuse settings that another library's kernel would not see."""
+        if not isinstance(kernel, PeerKernel) or kernel.peer.group_size is None:
+            return
+        if self.group_size not in (None, kernel.peer.group_size):
+            raise ValueError(
+                f"group_size={self.group_size} was asked for, {kernel.name} has {kernel.scale_of_weights}"
+            )
+        if self.double_quant:
+            raise ValueError(
+                f"double_quant=True was asked for, {kernel.name} keeps its scales as its library makes them"
+            )
 
     @property
     def most_tokens(self) -> int:
@@ -147,10 +174,10 @@ class ChainSpec:
 
     @property
     def ablation_kernels(self) -> tuple[str, ...]:
-        """Main kernels, and unfused, fused and null of every variant's format, each once."""
+        """Main kernels, and unfused, fused and null of every variant's format, each once; peers have no such twins."""
         names = dict.fromkeys(self.main_kernels)
         for name in self.main_kernels:
-            fmt = get_kernel(name).format
+            fmt = find_kernel(name).format
             if fmt is not None:
                 names |= dict.fromkeys(
                     f"{s.value}_{fmt.name}" for s in (Scheme.UNFUSED, Scheme.FUSED, Scheme.NULL)
@@ -160,7 +187,13 @@ class ChainSpec:
     def all_kernels(self) -> tuple[Kernel, ...]:
         """Every kernel that the run touches."""
         names = self.ablation_kernels if self.ablates else self.main_kernels
-        return tuple(get_kernel(name) for name in names)
+        return tuple(find_kernel(name) for name in names)
+
+    @property
+    def why_not_captured(self) -> str:
+        """Why a CUDA graph cannot hold this run's hops, in a clause; empty where it can."""
+        reasons = [(kernel.name, kernel.why_not_captured) for kernel in self.all_kernels()]
+        return "; ".join(f"{name} cannot be captured in a CUDA graph: {why}" for name, why in reasons if why)
 
     @property
     def ablates(self) -> bool:

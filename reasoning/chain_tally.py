@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from kernels.registry import Kernel, get_kernel
+from kernels.peers.kernel import find_kernel
+from kernels.registry import Kernel
 from profiler.energy import EnergyMeter
 from profiler.record import HopSample, Sample, VariantResult
-from reasoning.chain_backend import ChainBackend, DecodeJob
+from reasoning.chain_backend import ChainBackend, DecodeJob, implementation_of
 from reasoning.chain_energy import ChainEnergy
 from reasoning.chain_memory import MemoryGauge
 from reasoning.chain_prompts import ChainPrompts
@@ -140,13 +141,13 @@ class Tally:
         return [self._row(name, mode, totals) for (name, mode), totals in self.totals.items()]
 
     def _row(self, name: str, mode: ChainMode, totals: Totals) -> VariantResult:
-        kernel, setup = get_kernel(name), self.setup
-        device = setup.backend.device
+        kernel, setup = find_kernel(name), self.setup
+        implementation, notes = implementation_of(setup.backend, kernel)
         is_free = mode is ChainMode.GENERATE
         scored = is_free and self.is_scored and totals.problems > 0
         counted = VariantResult(
             kernel=name,
-            implementation=kernel.implementation_detail(kernel.implementation_for(device), device),
+            implementation=implementation,
             engine=setup.spec.engine.value,
             captured=setup.backend.is_captured,
             hop_clock=setup.backend.hop_clock,
@@ -163,7 +164,7 @@ class Tally:
             weight_bytes=setup.backend.model_bytes(kernel),
             accuracy=totals.correct / totals.problems if scored else None,
             correct=totals.correct if scored else None,
-            notes=[self.memory.note] if is_free else [],
+            notes=[*([self.memory.note] if is_free else []), *notes],
         )
         if not is_free:
             return counted

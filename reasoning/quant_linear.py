@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from kernels import ops
+from kernels.peers.kernel import make_weight
+from kernels.peers.peer import PeerWeight
 from kernels.quant_weight import QuantWeight
-from kernels.quantize import quantize
 from kernels.registry import NO_RANGES, Kernel, RangeHook
 from profiler.nvtx import open_range, ranges_on
 
@@ -19,7 +20,7 @@ KEPT_BY_DEFAULT = ("lm_head",)
 
 
 class QuantLinear(nn.Module):
-    """``y = kernel(x, weight) + bias`` with one weight per format, so that kernels swap without quantizing again.
+    """``y = kernel(x, weight) + bias`` with a weight per format or library: kernels swap without quantizing again.
 
     Args:
         name: the module's name in its model, for messages.
@@ -32,7 +33,8 @@ class QuantLinear(nn.Module):
         self.name = name
         self.dense = nn.Parameter(dense, requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
-        self.quantized: dict[str, QuantWeight] = {}
+        self.quantized: dict[str, QuantWeight | PeerWeight] = {}
+        """Weights by ``Kernel.weight_key``."""
         self.ranges: RangeHook = _shown()
         self.kernel: Kernel | None = None
 
@@ -46,21 +48,22 @@ class QuantLinear(nn.Module):
         """Run ``kernel`` from now on.
 
         Raises:
-            ValueError: the weight has not been quantized to the kernel's format.
+            ValueError: the weight has not been quantized as the kernel needs it.
         """
-        if kernel.format is not None and kernel.format.name not in self.quantized:
+        key = kernel.weight_key
+        if key is not None and key not in self.quantized:
             held = ", ".join(self.quantized) or "none"
-            raise ValueError(f"{self.name} has no {kernel.format.name} weight (formats held: {held})")
-        if kernel.format is not None:
-            ops.remember(self.quantized[kernel.format.name])
+            raise ValueError(f"{self.name} has no {key} weight (formats held: {held})")
+        if key is not None:
+            _remember(self.quantized[key])
         self.kernel = kernel
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer to x [..., k]; returns [..., n] in x's dtype."""
         if self.kernel is None:
             raise RuntimeError(f"{self.name} has no kernel yet; call use() first")
-        fmt = self.kernel.format
-        weight = self.dense if fmt is None else self.quantized[fmt.name]
+        key = self.kernel.weight_key
+        weight = self.dense if key is None else self.quantized[key]
         y = self.kernel.linear(x, weight, ranges=self.ranges)
         return y if self.bias is None else y + self.bias
 
@@ -69,7 +72,7 @@ class QuantLinear(nn.Module):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.quantized = {name: w.to(self.dense.device) for name, w in self.quantized.items()}
         for w in self.quantized.values():
-            ops.remember(w)
+            _remember(w)
         return self
 
     def extra_repr(self) -> str:
@@ -112,9 +115,10 @@ class Replacement:
 
     def weight_bytes(self, kernel: Kernel) -> int:
         """Bytes of the replaced layers' weights as this kernel stores them."""
-        if kernel.format is None:
+        key = kernel.weight_key
+        if key is None:
             return sum(layer.dense.nbytes for layer in self.replaced.values())
-        return sum(layer.quantized[kernel.format.name].nbytes for layer in self.replaced.values())
+        return sum(layer.quantized[key].nbytes for layer in self.replaced.values())
 
 
 def replace_linears(
@@ -172,23 +176,32 @@ def replace_linears(
 def add_format(
     replacement: Replacement, kernel: Kernel, *, group_size: int | None = None, double_quant: bool = False
 ) -> None:
-    """Quantize every replaced layer to the kernel's format, where that has not been done yet.
+    """Quantize every replaced layer to the kernel's format, or as its library does, where that has not been done yet.
 
     Raises:
         ValueError: as :func:`replace_linears`.
     """
-    fmt = kernel.format
-    if fmt is None:
+    key = kernel.weight_key
+    if key is None:
         return
     for name, layer in replacement.replaced.items():
-        if fmt.name not in layer.quantized:
-            layer.quantized[fmt.name] = quantize(
-                layer.dense.detach(),
-                fmt,
-                group_size=group_size,
-                double_quant=double_quant,
-                name=f"{name}.weight",
-            )
+        if key in layer.quantized:
+            continue
+        made = make_weight(
+            kernel,
+            layer.dense.detach(),
+            group_size=group_size,
+            double_quant=double_quant,
+            name=f"{name}.weight",
+        )
+        if not isinstance(made, Tensor):
+            layer.quantized[key] = made
+
+
+def _remember(weight: QuantWeight | PeerWeight) -> None:
+    """Let compiled code find one of our weights; other libraries' are never traced."""
+    if isinstance(weight, QuantWeight):
+        ops.remember(weight)
 
 
 def _shown(hook: RangeHook = NO_RANGES) -> RangeHook:

@@ -6,6 +6,7 @@ from typing import Any
 
 from analysis.accuracy_fit import DepthCount, compare_decay, fit_decay
 from analysis.report.colours import styles
+from analysis.report.drifts import drift_blocks
 from analysis.report.figure import Axis, Figure, Line, Panel, Style
 from analysis.report.inputs import Inputs, baseline_of, variants_of
 from analysis.report.section import Block, Missing, Section, Table, Words, number, percent, slug
@@ -30,14 +31,34 @@ def accuracy_section(inputs: Inputs) -> Section:
                 "qt-profile chain --limit 1000",
             )
         )
+    drifts: list[Block] = []
+    for machine in inputs.machines:
+        for model, records in inputs.chains(machine).items():
+            compared = [r for r in records if r.run_id in inputs.samples and inputs.samples[r.run_id].drifts]
+            if compared:
+                record = max(compared, key=_positions)
+                drifts += drift_blocks(record, inputs.samples[record.run_id], model, machine)
+    if not drifts:
+        drifts.append(
+            Missing(
+                "No replayed chain that compared logits was given with its samples, so no drift is shown",
+                "qt-profile chain --mode replay",
+            )
+        )
+    blocks += drifts
     return Section(
         "accuracy",
         "Accuracy",
-        "Accuracy by depth",
+        "Accuracy by depth, and drift",
         "Share of problems answered correctly, by the number of arithmetic operations in them; bars are Wilson "
-        "intervals at 95 %. Two variants on the same problems are compared by McNemar's exact test.",
+        "intervals at 95 %. Two variants on the same problems are compared by McNemar's exact test. Drift is the "
+        "distance of a variant's next-token distributions from the baseline's while both are fed the same solution.",
         tuple(blocks),
     )
+
+
+def _positions(record: RunRecord) -> int:
+    return sum(row.agreement.positions for row in variants_of(record) if row.agreement is not None)
 
 
 def _rows(record: RunRecord) -> list[VariantResult]:

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.fit_energy import phi_j
-from analysis.fit_file import FitsFile, Fitted
+from analysis.fit_crossing import phi_of_hop
+from analysis.fit_file import FitsFile
 from analysis.report.colours import role_of, split_name
 from analysis.report.figure import Axis, Bars, Figure, Mark, Panel
 from analysis.report.inputs import Catalogue, Inputs
-from analysis.report.section import Block, Missing, Section, Table, Words, number, with_interval
+from analysis.report.section import Block, Missing, Section, Table, Words, number, slug, with_interval
 from analysis.report.ticks import grouped
+from analysis.stats import Interval
 
 _METHODS = {
     "fused": "exposed: fused less null",
@@ -59,7 +60,7 @@ def phi_section(inputs: Inputs, catalogue: Catalogue) -> Section:
             Missing("No sweep with null and unfused kernels was given", "qt-profile sweep --format nf4")
         )
     for fits in inputs.fits:
-        blocks += _fit_tables(fits, catalogue)
+        blocks += _fit_tables(fits, catalogue) + _joule_blocks(fits, catalogue)
     if not any(fits.energy for fits in inputs.fits):
         blocks.append(
             Missing(
@@ -174,7 +175,9 @@ def _fit_tables(fits: FitsFile, catalogue: Catalogue) -> list[Block]:
             else with_interval(p.point * s, [e * s for e in p.ci95])
             for (key, p), (_, s) in zip(cast.parameters.items(), scales, strict=False)
         ]
-        rows.append((name, *cells, *([_joules(fits, name, cast, catalogue)] if fits.energy else [])))
+        phi = _joules(fits, name, catalogue)
+        said = number(None) if phi is None else with_interval(phi.point, (phi.low, phi.high))
+        rows.append((name, *cells, *([said] if fits.energy else [])))
     head = (
         "kernel",
         *(label for label, _ in scales),
@@ -183,14 +186,49 @@ def _fit_tables(fits: FitsFile, catalogue: Catalogue) -> list[Block]:
     return [Table(f"φ fitted on {fits.machine} [95 %]", head, tuple(rows))]
 
 
-def _joules(fits: FitsFile, kernel: str, cast: Fitted, catalogue: Catalogue) -> str:
-    if fits.energy is None:
-        return number(None)
-    spec = catalogue.models[catalogue.model]
-    joules = {name: parameter.point for name, parameter in fits.energy.parameters.items()}
-    counts = sum(layer.count for layer in spec.layers)
-    weights = sum(layer.count * layer.n * layer.k for layer in spec.layers)
-    edge = sum(layer.count * (layer.n + layer.k) for layer in spec.layers)
-    size = (counts, weights, weights, edge)
-    cast_s = sum(float(p) * s for p, s in zip(cast.point(), size, strict=True))
-    return number(1e3 * phi_j(joules, kernel, weights, max(0.0, cast_s)))
+def _joules(fits: FitsFile, kernel: str, catalogue: Catalogue) -> Interval | None:
+    """Casting energy of a hop of the catalogue's model, mJ."""
+    phi = phi_of_hop(fits, kernel, catalogue.models[catalogue.model].layers)
+    return None if phi is None else phi.scaled(1e3)
+
+
+def _joule_blocks(fits: FitsFile, catalogue: Catalogue) -> list[Block]:
+    found = {
+        kernel: phi
+        for kernel, fit in fits.kernels.items()
+        if fit.cast is not None and (phi := _joules(fits, kernel, catalogue)) is not None
+    }
+    if not found:
+        return []
+    bars = [
+        Bars(
+            kernel,
+            (float(place),),
+            (phi.point,),
+            role_of(kernel),
+            low=(min(phi.low, phi.point),),
+            high=(max(phi.high, phi.point),),
+            labels=(number(phi.point, 2),),
+            hover=(f"{kernel}: {with_interval(phi.point, (phi.low, phi.high))} mJ per hop",),
+            is_named=False,
+        )
+        for place, (kernel, phi) in enumerate(found.items())
+    ]
+    ticks = tuple((float(place), kernel.replace("_", "\n", 1)) for place, kernel in enumerate(found))
+    top = 1.16 * max(max(phi.high, phi.point) for phi in found.values()) or 1.0
+    panel = Panel(
+        "static power times exposed time, and joules of decoding",
+        Axis(ticks=ticks, low=-0.6, high=len(found) - 0.4, has_grid=False),
+        Axis("φ, mJ per hop", low=0.0, high=top),
+        tuple(bars),
+        height=280,
+    )
+    return [
+        Figure(
+            f"phi-joules-{slug(fits.machine)}",
+            f"φ(h, p) of {catalogue.model} on {fits.machine} at B = 1, by the fits",
+            "; ".join(f"{kernel} {number(phi.point)} mJ" for kernel, phi in found.items()),
+            (panel,),
+            columns=1,
+        )
+    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from analysis.report.colours import styles
+from analysis.report.divergences import divergence_blocks
 from analysis.report.figure import Axis, Figure, Label, Line, Panel, Style
 from analysis.report.inputs import Inputs, variants_of
 from analysis.report.section import Block, Missing, Section, Table, Words, listed, number, percent, slug
@@ -20,9 +21,12 @@ def index_section(inputs: Inputs) -> Section:
     blocks: list[Block] = []
     for machine in inputs.machines:
         for model, records in inputs.chains(machine).items():
-            rows = max((_indexed(variants_of(record)) for record in reversed(records)), key=len)
+            record = max(reversed(records), key=lambda one: len(_indexed(variants_of(one))))
+            rows = _indexed(variants_of(record))
             if len(rows) > 1:
                 blocks += _blocks(rows, model, machine)
+                own = inputs.samples.get(record.run_id)
+                blocks += divergence_blocks(record, rows, own, model, machine)
     if not blocks:
         blocks.append(
             Missing(

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+from analysis.accuracy_drift import Drift
 from analysis.fit_crossing import Layer
 from analysis.fit_file import FitsFile
 from analysis.fit_input import BASELINE, LEAST_TIMINGS, machine_of
 from analysis.predict_file import Prediction
 from analysis.predict_history import HeldOut
+from analysis.predict_machine import GpuFigures
+from analysis.si_draws import VariantSamples
 from profiler.record import RunRecord, SweepRow, VariantResult
 
 Cell = tuple[str, int, int, int]
@@ -25,13 +29,16 @@ class ModelRow:
 
 
 @dataclass(frozen=True)
-class GpuRow:
-    """A row of the hardware table: peak figures as the vendor states them."""
+class ChainSamples:
+    """What the samples of a chain say that its record does not hold.
 
-    key: str
-    memory_gb_s: float
-    bf16_tflops: float
-    tdp_w: float
+    Attributes:
+        drifts: along recorded solutions, by kernel and batch size (None in a run with one).
+        variants: answers, hops and energy windows of free-running variants, likewise.
+    """
+
+    drifts: Mapping[tuple[str, int | None], Drift]
+    variants: Mapping[tuple[str, int | None], VariantSamples]
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,7 @@ class Catalogue:
     """
 
     models: dict[str, ModelRow]
-    gpus: dict[str, GpuRow]
+    gpus: dict[str, GpuFigures]
     model: str
     b_max: int = 256
 
@@ -60,6 +67,7 @@ class Inputs:
         fits: newest fits of each machine.
         predictions: stored predictions.
         held_out: their cells beside runs made later, from a history or from the chains given.
+        samples: of chains, by run; a chain that was given without its samples is not in it.
         notes: what was left out or mixed, a sentence each.
     """
 
@@ -67,6 +75,7 @@ class Inputs:
     fits: tuple[FitsFile, ...] = ()
     predictions: tuple[Prediction, ...] = ()
     held_out: tuple[HeldOut, ...] = ()
+    samples: Mapping[str, ChainSamples] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property

@@ -1,6 +1,16 @@
 "use strict";
 // The words are on the screen before the library, which is text until now, is read.
 requestAnimationFrame(() => setTimeout(() => {
+  const root = document.documentElement;
+  const nodes = [...document.querySelectorAll(".plot")];
+  const isOnScreen = (node) => {
+    const box = node.getBoundingClientRect();
+    return box.bottom > 0 && box.top < innerHeight;
+  };
+  const toldScreen = () => {
+    root.dataset.screenMs = String(Math.round(performance.now()));
+  };
+  if (!nodes.some(isOnScreen)) toldScreen();
   const library = document.createElement("script");
   library.textContent = document.getElementById("plotly").textContent;
   document.head.append(library);
@@ -48,20 +58,32 @@ requestAnimationFrame(() => setTimeout(() => {
     });
   };
 
-  const nodes = [...document.querySelectorAll(".plot")];
   const redraw = () => nodes.filter((node) => drawn.has(node)).map(draw);
 
-  // What is on the screen comes first; the rest follows in pieces, so that the page answers while it draws.
-  const ordered = nodes.map((node) => [Math.abs(node.getBoundingClientRect().top), node]);
-  ordered.sort((a, b) => a[0] - b[0]);
-  const queue = ordered.map(([, node]) => node);
-  const step = () => {
-    const begin = performance.now();
-    while (queue.length && performance.now() - begin < 40) draw(queue.shift());
-    if (queue.length) setTimeout(step, 0);
-    else document.documentElement.dataset.ready = "true";
+  // The first screen is drawn at once, what is scrolled to when it comes near, and the rest while nothing else happens.
+  const waiting = new Set(nodes);
+  const drawOnce = (node) => {
+    if (!waiting.delete(node)) return;
+    near.unobserve(node);
+    draw(node);
   };
-  step();
+  const near = new IntersectionObserver(
+    (seen) => seen.filter((entry) => entry.isIntersecting).forEach((entry) => drawOnce(entry.target)),
+    { rootMargin: "600px 0px" },
+  );
+  nodes.forEach((node) => near.observe(node));
+  nodes.filter(isOnScreen).forEach(drawOnce);
+  if (!root.dataset.screenMs) toldScreen();
+  const idle = window.requestIdleCallback || ((work) => setTimeout(() => work({ timeRemaining: () => 15 }), 1));
+  const step = (deadline) => {
+    do {
+      const [node] = waiting;
+      if (node) drawOnce(node);
+    } while (waiting.size && deadline.timeRemaining() > 5);
+    if (waiting.size) idle(step, { timeout: 100 });
+    else root.dataset.ready = "true";
+  };
+  idle(step, { timeout: 100 });
 
   document.querySelectorAll(".legend button").forEach((button) => {
     button.addEventListener("click", () => {
@@ -85,7 +107,7 @@ requestAnimationFrame(() => setTimeout(() => {
   const toPaper = (on) => {
     if (printing === on) return;
     printing = on;
-    while (queue.length) draw(queue.shift());
+    [...waiting].forEach(drawOnce);
     redraw();
   };
   addEventListener("beforeprint", () => toPaper(true));

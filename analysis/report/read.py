@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from analysis.accuracy_drift import drift_of
 from analysis.fit_file import FitsFile, read_fits
 from analysis.fit_input import BASELINE, LEAST_TIMINGS, machine_of
 from analysis.predict_check import check_prediction
 from analysis.predict_file import Prediction, read_prediction
 from analysis.predict_history import HISTORY, HeldOut, read_history
-from analysis.report.inputs import Inputs, baseline_of, variants_of
+from analysis.report.inputs import ChainSamples, Inputs, baseline_of, variants_of
+from analysis.si_draws import collect_samples
 from profiler.record import (
     SCHEMA_VERSION,
+    AgreementSample,
     EnergyRow,
     RecordError,
     RunRecord,
+    Sample,
     SweepRow,
     iter_samples,
     list_runs,
@@ -47,9 +52,12 @@ def read_inputs(paths: Sequence[Path]) -> Inputs:
     predictions: list[Prediction] = []
     held_out: list[HeldOut] = []
     notes: list[str] = []
+    samples: dict[str, ChainSamples] = {}
     for path in _files_in(paths, notes):
         if path.is_dir() or path.name == "run.json":
-            record = _checked_run(path)
+            record, own = _checked_run(path)
+            if own is not None:
+                samples[record.run_id] = own
         elif path.suffix == ".jsonl":
             held_out += read_history(path)
             continue
@@ -85,6 +93,7 @@ def read_inputs(paths: Sequence[Path]) -> Inputs:
         tuple(newest.values()),
         tuple(predictions),
         tuple(distinct.values()),
+        samples,
         (*notes, *_mixtures(ordered)),
     )
 
@@ -143,14 +152,31 @@ def _is_prediction(found: dict[str, Any]) -> bool:
     return "cells" in found and "fit_runs" in found
 
 
-def _checked_run(path: Path) -> RunRecord:
+def _checked_run(path: Path) -> tuple[RunRecord, ChainSamples | None]:
     try:
         record = load_record(path)
-        for _ in iter_samples(path):  # the last sample read checks their count and digest
+        stream = iter_samples(path)
+        if record.kind == "chain":
+            return record, _take_samples(stream)
+        for _ in stream:  # the last sample read checks their count and digest
             pass
     except RecordError as error:
         raise ValueError(str(error)) from error
-    return record
+    return record, None
+
+
+def _take_samples(stream: Iterator[Sample]) -> ChainSamples:
+    agreements: dict[tuple[str, int | None], list[AgreementSample]] = defaultdict(list)
+
+    def others() -> Iterator[Sample]:
+        for sample in stream:
+            if isinstance(sample, AgreementSample):
+                agreements[sample.kernel, sample.batch_size].append(sample)
+            else:
+                yield sample
+
+    variants = collect_samples(others())
+    return ChainSamples({key: drift_of(own) for key, own in agreements.items()}, variants)
 
 
 def _bare_record(path: Path, found: dict[str, Any]) -> RunRecord:

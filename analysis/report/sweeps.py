@@ -58,7 +58,7 @@ def _rooflines(rows: list[SweepRow], inputs: Inputs, machine: str, catalogue: Ca
         low, high = min(xs) / 1.5, max(xs) * 1.5
         items = [*lines]
         if read:
-            peak = gpu.bf16_tflops if gpu else float("inf")
+            peak = (gpu.flops_per_s.get("bf16") or float("inf")) / 1e12 if gpu else float("inf")
             knee = peak / (read * 1e-3)
             bends = sorted({low, high, *([knee] if low < knee < high else [])})
             roof = tuple(min(read * 1e-3 * x, peak) for x in bends)

@@ -1,7 +1,8 @@
 """``EngineLinear``: linears that read the same input, merged into one where that is exact.
 
 Rows of a weight are independent, in every format: the merged weight holds the parts' rows one after another, and its
-product is the parts' products side by side.
+product is the parts' products side by side. Other libraries' weights are made from the merged native one: their scales
+too belong to a row or to a group within one.
 """
 
 from __future__ import annotations
@@ -13,12 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.peers.kernel import PeerKernel, make_weight
+from kernels.peers.peer import PeerWeight
 from kernels.quant_weight import QuantWeight
-from kernels.quantize import quantize
 from kernels.ranges import NO_RANGES, RangeHook
-from kernels.registry import Kernel
-
-Weight = Tensor | QuantWeight
+from kernels.registry import Kernel, Weight
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +28,7 @@ class LinearWeights:
     Args:
         name: its name in the model, for messages.
         dense: native weight [n, k]; None where only quantized ones exist.
-        quantized: weights by format name.
+        quantized: weights by ``Kernel.weight_key``: the format's name or the other library's kernel.
         bias: [n] or None.
         is_kept: stays native whatever the kernel.
 
@@ -38,7 +38,7 @@ class LinearWeights:
 
     name: str
     dense: Tensor | None
-    quantized: Mapping[str, QuantWeight] = field(default_factory=dict)
+    quantized: Mapping[str, QuantWeight | PeerWeight] = field(default_factory=dict)
     bias: Tensor | None = None
     is_kept: bool = False
 
@@ -103,13 +103,14 @@ class EngineLinear:
         Raises:
             ValueError: there is no weight of the kernel's format.
         """
-        if kernel.format is None or all(self._kept):
+        key = kernel.weight_key
+        if key is None or all(self._kept):
             if self._dense is None:
                 raise ValueError(f"{self.name} has no native weight (formats held: {self._held})")
             return (self._dense,)
-        found = self._weights.get(kernel.format.name)
+        found = self._weights.get(key)
         if found is None:
-            raise ValueError(f"{self.name} has no {kernel.format.name} weight (formats held: {self._held})")
+            raise ValueError(f"{self.name} has no {key} weight (formats held: {self._held})")
         return found
 
     def nbytes(self, kernel: Kernel) -> int:
@@ -124,24 +125,31 @@ class EngineLinear:
     def add_format(
         self, kernel: Kernel, *, group_size: int | None = None, double_quant: bool = False
     ) -> None:
-        """Quantize the native weight to the kernel's format, part by part, where that has not been done yet.
+        """Quantize the native weight as the kernel needs it, where that has not been done yet.
+
+        Formats of ours are quantized part by part; another library gets all parts at once, unless some stay native.
 
         Raises:
             ValueError: a part that the format cannot hold, or no native weight.
         """
-        fmt = kernel.format
-        if fmt is None or all(self._kept) or fmt.name in self._weights:
+        key = kernel.weight_key
+        if key is None or all(self._kept) or key in self._weights:
             return
         if self._dense is None:
             raise ValueError(
-                f"{self.name} has no native weight to quantize to {fmt.name} (formats held: {self._held})"
+                f"{self.name} has no native weight to quantize to {key} (formats held: {self._held})"
             )
+        if isinstance(kernel, PeerKernel) and not any(self._kept):
+            self._weights[key] = (
+                kernel.prepare(self._dense, group_size=group_size, double_quant=double_quant, name=self.name),
+            )
+            return
         # Part by part: double quantization takes its mean over one linear.
-        self._weights[fmt.name] = merge_weights(
+        self._weights[key] = merge_weights(
             [
                 rows
                 if kept
-                else quantize(rows, fmt, group_size=group_size, double_quant=double_quant, name=name)
+                else make_weight(kernel, rows, group_size=group_size, double_quant=double_quant, name=name)
                 for rows, kept, name in zip(
                     self._dense.split(self.rows), self._kept, self._names, strict=True
                 )
@@ -155,7 +163,7 @@ class EngineLinear:
         return list(zip(self._names, self._dense.split(self.rows), strict=True))
 
     def _product(self, x: Tensor, weight: Weight, kernel: Kernel, ranges: RangeHook) -> Tensor:
-        if isinstance(weight, Tensor) and kernel.format is not None:
+        if isinstance(weight, Tensor) and kernel.weight_key is not None:
             return F.linear(x, weight)
         return kernel.linear(x, weight, ranges=ranges)
 
@@ -172,9 +180,9 @@ class EngineLinear:
 def merge_weights(parts: Sequence[Weight]) -> tuple[Weight, ...]:
     """One weight with the rows of all parts, or the parts where that would not be exact.
 
-    Parts stay apart if some are native and others quantized, if formats or group sizes differ, or if their columns are
-    permuted differently (GPTQ with act-order). Doubly quantized scales are decoded to fp32, exactly: the parts have
-    different means, which one weight cannot hold.
+    Parts stay apart if some are native and others quantized, if formats or group sizes differ, if their columns are
+    permuted differently (GPTQ with act-order), or if another library has laid them out. Doubly quantized scales are
+    decoded to fp32, exactly: the parts have different means, which one weight cannot hold.
 
     Args:
         parts: weights [n_i, k] with equal k.
@@ -185,6 +193,8 @@ def merge_weights(parts: Sequence[Weight]) -> tuple[Weight, ...]:
     if len(parts) == 1:
         return tuple(parts)
     quantized = [part for part in parts if isinstance(part, QuantWeight)]
+    if any(isinstance(part, PeerWeight) for part in parts):
+        return tuple(parts)
     if not quantized:
         return (_merged_dense([part for part in parts if isinstance(part, Tensor)]),)
     first = quantized[0]

@@ -1,51 +1,51 @@
-"""Runs, fits and predictions for the tests of the report: every section has something to show."""
+"""Everything that a report takes, for its tests: every section has something to show."""
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from report_records import (
+    A100,
+    H200,
+    WHEN,
+    accuracy_chain,
+    batch_chain,
+    energy_run,
+    environment,
+    record,
+    sweep,
+    sweep_row,
+    variant,
+)
 
 from analysis.fit import fit_all
 from analysis.fit_crossing import Layer
 from analysis.fit_file import FitsFile, Fitted, Parameter
 from analysis.fit_input import take
-from analysis.fit_time import call_s
 from analysis.predict_file import PredictedCell, PredictedMemory, Prediction
 from analysis.predict_history import HeldOut
-from analysis.report.inputs import Catalogue, GpuRow, Inputs, ModelRow
-from analysis.stats import wilson_interval
-from profiler.record import (
-    EnergyRow,
-    Environment,
-    GpuState,
-    HopSample,
-    Proportion,
-    RunRecord,
-    SweepRow,
-    VariantResult,
-    write_run,
-)
+from analysis.predict_machine import GpuFigures
+from analysis.report.inputs import Catalogue, Inputs, ModelRow
+from profiler.record import AgreementSample, EnergySample, HopSample, QuerySample, Sample, write_run
 
-WHEN = datetime(2026, 1, 31, 12, tzinfo=timezone.utc)
+__all__ = [
+    "A100",
+    "H200",
+    "WHEN",
+    "accuracy_chain",
+    "batch_chain",
+    "energy_run",
+    "environment",
+    "record",
+    "sweep",
+    "sweep_row",
+    "variant",
+]
+
 EVIL = "</script><img src=x onerror=alert(1)>{}$a_b$ |`*[x](y)"
-H200, A100 = "NVIDIA H200", "NVIDIA A100-SXM4-80GB"
-ARCH = {H200: "h200", A100: "a100-80"}
-SHAPES = ((1024, 3072), (3072, 2048), (6144, 1024), (4096, 4096))
-ROWS = (1, 8, 32, 64, 256)
-# launch, pass, row, unhidden, edge, depth of each kernel: fused ones lose above some batch, unfused ones always.
-TRUTH = {
-    "bf16": (4e-6, 4.5e-13, 2.5e-15, 0.2, 1e-12, 1e-9),
-    "fused_nf4": (3e-6, 1.4e-13, 4.0e-15, 0.9, 2e-12, 1e-9),
-    "unfused_nf4": (7e-6, 2.3e-12, 2.5e-15, 0.1, 1e-12, 1e-9),
-    "null_nf4": (2.5e-6, 1.2e-13, 4.0e-15, 0.9, 2e-12, 1e-9),
-    "fused_int8": (3e-6, 2.6e-13, 3.0e-15, 0.7, 2e-12, 1e-9),
-    "bnb_nf4": (5e-6, 3.5e-13, 6.0e-15, 0.9, 2e-12, 1e-9),
-}
 STATIC_W, J_PER_DECODED = 130.0, 6e-12
-BITS = {"bf16": 16, "fused_int8": 8}
 MODELS = {
     "small": ModelRow("small", 8 * 4096 * 1024, (Layer(4096, 1024, 8),)),
     "large": ModelRow("large", 32 * 28672 * 4096, (Layer(28672, 4096, 32),)),
@@ -53,216 +53,15 @@ MODELS = {
 
 
 def catalogue(**changed: Any) -> Catalogue:
-    gpus = {"h200": GpuRow("h200", 4800.0, 989.0, 700.0), "a100-80": GpuRow("a100-80", 2039.0, 312.0, 400.0)}
+    gpus = {
+        "h200": GpuFigures(
+            "h200", H200, 141e9, 4.8e12, 700.0, {"bf16": 989e12, "fp8": 1979e12, "int8": 1979e12}
+        ),
+        "a100-80": GpuFigures(
+            "a100-80", A100, 80e9, 2.039e12, 400.0, {"bf16": 312e12, "fp8": None, "int8": 624e12}
+        ),
+    }
     return Catalogue(**({"models": MODELS, "gpus": gpus, "model": "large"} | changed))
-
-
-def environment(gpu: str = H200) -> Environment:
-    state = GpuState(index=0, name=gpu, uuid="GPU-1", arch=ARCH[gpu], power_limit_w=700, sm_clock_mhz=1980)
-    return Environment(
-        captured_utc=WHEN,
-        platform="Linux",
-        cpu_model="cpu",
-        cpu_threads=2,
-        compute_threads=2,
-        gpus=[state],
-        nvidia_driver="580.1",
-        versions={"torch": "2.11.0", "python": "3.12.3"},
-    )
-
-
-def record(kind: str, number: int, **changed: Any) -> RunRecord:
-    fields: dict[str, Any] = {
-        "run_id": f"20260131T1200{number:02d}Z-{kind}-test",
-        "kind": kind,
-        "status": "complete",
-        "created_utc": WHEN + timedelta(minutes=number),
-        "command": ["test"],
-        "environment": environment(),
-        "arguments": {"device": "cuda"},
-    }
-    return RunRecord(**(fields | changed))
-
-
-def sweep_row(kernel: str, m: int, n: int, k: int, **changed: Any) -> SweepRow:
-    def time_us(name: str) -> float:
-        return 1e6 * float(call_s(np.array([TRUTH[name]]), *(np.array([float(v)]) for v in (m, n, k)))[0, 0])
-
-    us, native = time_us(kernel), time_us("bf16")
-    bits = BITS.get(kernel, 4)
-    moved = n * k * bits // 8 + 2 * m * (n + k)
-    fields: dict[str, Any] = {
-        "kernel": kernel,
-        "arch": "h200",
-        "m": m,
-        "n": n,
-        "k": k,
-        "time_us_p50": us * (1 + 0.01 * np.sin(n + 7 * m + len(kernel))),
-        "time_us_p05": us * 0.98,
-        "time_us_p95": us * 1.02,
-        "timings": 20,
-        "bits": bits,
-        "bytes_moved": moved,
-        "flops": 2 * m * n * k,
-        "gb_s": 1e-3 * moved / us,
-        "read_bandwidth_share": 1e-3 * moved / us / 4400,
-        "gate": "no meaning" if kernel.startswith("null") else "passed",
-    }
-    if kernel != "bf16":
-        ratio = native / us
-        fields |= {"speedup_p50": ratio, "speedup_ci95": (0.99 * ratio, 1.01 * ratio), "baseline": "bf16"}
-    return SweepRow(**(fields | changed))
-
-
-def sweep(number: int = 0, **changed: Any) -> RunRecord:
-    cells = [(m, n, k) for n, k in SHAPES for m in ROWS]
-    tau = [
-        {
-            "kernel": kernel,
-            "m": m,
-            "n": n,
-            "k": k,
-            "tau_cast_us_p50": scale * (0.5 + 2e-8 * n * k),
-            "tau_cast_us_ci95": [scale * (0.45 + 2e-8 * n * k), scale * (0.55 + 2e-8 * n * k)],
-            "tau_comp_us_p50": 3.0 + 2e-7 * n * k,
-        }
-        for kernel, scale in (("fused_nf4", 1.0), ("unfused_nf4", 20.0))
-        for m, n, k in cells
-    ]
-    fields: dict[str, Any] = {
-        "results": [sweep_row(kernel, *cell) for kernel in TRUTH for cell in cells],
-        "derived": {"tau": tau, "read_bandwidth": {"read_gb_s_p50": 4400.0}},
-        "warnings": ["a row looked odd"],
-    }
-    return record("sweep", number, **(fields | changed))
-
-
-def variant(kernel: str, batch: int, **changed: Any) -> VariantResult:
-    """A row whose numbers are simple functions of kernel and batch."""
-    speed = {"bf16": 1.0, "fused_nf4": 0.5 + batch / 80, "unfused_nf4": 4.0, "null_nf4": 0.45}[kernel]
-    ms = speed * (5 + batch / 64)
-    fields: dict[str, Any] = {
-        "kernel": kernel,
-        "implementation": "cuda",
-        "mode": "replay",
-        "batch_size": batch,
-        "problems": 4,
-        "hops": 64,
-        "tokens": 64 * batch,
-        "hop_ms_p50": ms,
-        "hop_ms_p50_ci95": (0.98 * ms, 1.02 * ms),
-        "hop_ms_p95": 1.1 * ms,
-        "energy_j_per_query": 3 * ms / batch,
-        "energy_source": "nvml_counter",
-        "counter_j_per_query": 3 * ms / batch,
-        "polled_j_per_query": 3.1 * ms / batch,
-        "hli_j_per_query": 9 * ms / batch,
-    }
-    if kernel in ("fused_nf4", "unfused_nf4"):
-        trapped = speed > 1
-        fields |= {
-            "cor_tps": speed - 1,
-            "cor_tps_ci95": (speed - 1.02, speed - 0.98),
-            "verdict_time": "trapped" if trapped else "not trapped",
-            "verdict_energy": "trapped" if trapped else "not trapped",
-            "verdict_reason": f"{'slower' if trapped else 'faster'} than bf16 by a factor of {speed:.2f}",
-        }
-    return VariantResult(**(fields | changed))
-
-
-def batch_chain(number: int = 1, batches: tuple[int, ...] = (1, 8, 64), **changed: Any) -> RunRecord:
-    kernels = ("bf16", "null_nf4", "fused_nf4", "unfused_nf4")
-    rows = [variant(kernel, batch) for batch in batches for kernel in kernels]
-    falls = {
-        str(b): {
-            "waterfall": {
-                "fused_nf4": {
-                    "reference_ms": 5 + b / 64,
-                    "saving_ms": 2.5,
-                    "saving_ms_ci95": [2.4, 2.6],
-                    "exposed_cast_ms": 0.5 + b / 40,
-                    "host_ms": 0.1,
-                    "other_ms": -0.1,
-                    "variant_ms": 5 + b / 64 - 2.5 + 0.5 + b / 40,
-                    "adds_up": True,
-                }
-            },
-            "mcnemar": {},
-        }
-        for b in batches
-    }
-    fields: dict[str, Any] = {
-        "results": rows,
-        "derived": {"baseline": "bf16", "by_batch_size": falls},
-        "arguments": {
-            "device": "cuda",
-            "model": "large",
-            "baseline": "bf16",
-            "engine": "graph",
-            "context": 512,
-        },
-    }
-    return record("chain", number, **(fields | changed))
-
-
-def accuracy_chain(number: int = 2, **changed: Any) -> RunRecord:
-    def row(kernel: str, right: list[int], **own: Any) -> VariantResult:
-        groups = {}
-        for depth, correct in enumerate(right, 1):
-            ends = wilson_interval(correct, 50)
-            groups[depth] = Proportion(correct=correct, n=50, ci95=(ends.low, ends.high))
-        total, problems = sum(right), 50 * len(right)
-        ends = wilson_interval(total, problems)
-        fields: dict[str, Any] = {
-            "mode": "generate",
-            "problems": problems,
-            "accuracy": total / problems,
-            "correct": total,
-            "accuracy_ci95": (ends.low, ends.high),
-            "accuracy_by_operations": groups,
-            "verdict_time": None,
-            "verdict_energy": None,
-            "verdict_reason": None,
-            "cor_tps": None,
-            "cor_tps_ci95": None,
-        }
-        return variant(kernel, 8, **(fields | own))
-
-    rows = [
-        row("bf16", [50, 49, 49, 48], t_si=1.0, e_si=1.0, s_si=1.0, si=1.0),
-        row("fused_nf4", [49, 46, 42, 38], t_si=0.9, e_si=1.4, s_si=1.2, si=1.16),
-        row("unfused_nf4", [49, 46, 42, 38], t_si=0.9, e_si=0.3, s_si=0.2, si=0.47),
-    ]
-    fields: dict[str, Any] = {
-        "results": rows,
-        "derived": {"mcnemar": {"fused_nf4": {"only_baseline": 25, "only_variant": 3, "p_value": 2e-5}}},
-        "arguments": {"device": "cuda", "model": "tiny", "baseline": "bf16", "engine": "eager"},
-    }
-    return record("chain", number, **(fields | changed))
-
-
-def energy_run(number: int = 3, **changed: Any) -> RunRecord:
-    def load(name: str, watts: float, m: int | None = None) -> EnergyRow:
-        shape = {} if m is None else {"m": m, "n": 4096, "k": 4096}
-        return EnergyRow(
-            load=name,
-            unit="call" if m else "none",
-            windows=3,
-            units=1000 if m else 0,
-            duration_s=30,
-            energy_j=30 * watts,
-            energy_source="nvml_counter",
-            counter_j=30 * watts,
-            polled_j=30.5 * watts,
-            hli_j=30 * 700,
-            power_w=watts,
-            energy_j_per_unit=0.03 * watts if m else None,
-            hli_over_counter=700 / watts,
-            **shape,
-        )
-
-    rows = [load("idle", 130), load("bf16", 500, 1), load("fused_nf4", 410, 1), load("bf16", 650, 64)]
-    return record("energy", number, **({"results": rows} | changed))
 
 
 def fits(**changed: Any) -> FitsFile:
@@ -380,17 +179,63 @@ def hostile() -> Inputs:
     return Inputs((chain, sweep(results=rows)), notes=(EVIL,))
 
 
+def chain_samples() -> list[Sample]:
+    """Samples whose drift grows for the fused kernel and not for the unfused one, and windows of a fixed ratio."""
+    samples: list[Sample] = []
+    hop_s = {"bf16": 0.01, "fused_nf4": 0.0055, "unfused_nf4": 0.04}
+    right = {"bf16": 20, "fused_nf4": 18, "unfused_nf4": 18}
+    joules = {"bf16": 6.0, "fused_nf4": 5.0, "unfused_nf4": 30.0}
+    for kernel in hop_s:
+        for i in range(20):
+            samples.append(
+                QuerySample(kernel=kernel, problem_id=str(i), operations=1, correct=i < right[kernel], hops=9)
+            )
+            samples.append(
+                HopSample(
+                    kernel=kernel,
+                    mode="generate",
+                    repeat=0,
+                    batch_index=0,
+                    hop=i,
+                    active=1,
+                    tokens=1,
+                    hop_s=hop_s[kernel] * (1 + 0.02 * (i % 3)),
+                )
+            )
+        samples += [
+            EnergySample(
+                kernel=kernel,
+                repeat=i,
+                energy_j=joules[kernel] * (1 + 0.01 * i),
+                duration_s=1,
+                energy_source="nvml_counter",
+                queries=1,
+            )
+            for i in range(4)
+        ]
+        if kernel != "bf16":
+            samples += [
+                AgreementSample(
+                    kernel=kernel,
+                    problem_id=str(problem),
+                    hop=3 * step + hop,
+                    step=step,
+                    kl_nats=0.01 * (1 + step * (kernel == "fused_nf4")) * (1 + 0.1 * problem),
+                    top1_same=hop > 0 or step < 2,
+                    logits_rel_error=0.1,
+                )
+                for problem in range(4)
+                for step in range(4)
+                for hop in range(3)
+            ]
+    return samples
+
+
 def write_all(folder: Path) -> list[Path]:
     """Write every kind of input and return what to give to the command."""
-    samples = [
-        HopSample(
-            kernel="bf16", mode="replay", repeat=0, batch_index=0, hop=i, active=1, tokens=1, hop_s=0.005
-        )
-        for i in range(3)
-    ]
     runs = folder / "runs"
     for run in (sweep(), batch_chain(), accuracy_chain(), energy_run()):
-        write_run(runs, run, samples if run.kind == "chain" else [])
+        write_run(runs, run, chain_samples() if run.kind == "chain" else [])
     stored = folder / "fits"
     stored.mkdir()
     (stored / "h200.json").write_text(fits().model_dump_json())

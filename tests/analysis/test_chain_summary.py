@@ -252,3 +252,26 @@ def test_a_native_8_bit_kernel_casts_x_in_ranges_of_its_own():
     assert native.cor_direct == pytest.approx(0.25)
     assert native.comp_from_null_ms is None and native.cast_from_null_ms is None
     assert "decoding costs" not in (native.verdict_reason or "")
+
+
+def test_another_library_s_kernel_borrows_no_figures_from_ours_of_the_same_format():
+    names = ("bf16", "fused_nf4", "unfused_nf4", "null_nf4", "bnb_nf4")
+    times = dict(zip(names, (0.010, 0.008, 0.020, 0.006, 0.015), strict=True))
+    rows = [row(name, "replay") for name in names]
+    samples = [sample for name in names for sample in hops(name, "replay", times[name])]
+    for name in names:
+        samples += ranges(name, times[name] / 2, 0.002 if name == "unfused_nf4" else None)
+    summary = summarise(rows, samples, baseline="bf16", seed=1)
+    theirs = found(summary, "bnb_nf4", "replay")
+    ours = found(summary, "fused_nf4", "replay")
+    assert ours.cast_ms_p50 is not None and ours.comp_from_null_ms is not None
+    for name in ("cast_ms_p50", "comp_ms_p50", "cast_from_null_ms", "comp_from_null_ms", "cor_direct"):
+        assert getattr(theirs, name) is None
+    assert theirs.cor_tps == pytest.approx(0.5, rel=1e-3)
+    assert theirs.verdict_time == "trapped"
+    assert theirs.verdict_reason is not None
+    assert (
+        "its linear layers take 2.5 ms more, decoding less what smaller weights save" in theirs.verdict_reason
+    )
+    assert "linear layers take" not in (ours.verdict_reason or "")
+    assert set(summary.derived["waterfall"]) == {"fused_nf4", "unfused_nf4"}

@@ -1,14 +1,25 @@
-"""From run folders to a fits file, by the command: what is fitted, held out and refused."""
+"""From runs to a fits file: what is fitted, held out and refused."""
 
 import dataclasses
-import json
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from typer.testing import CliRunner
+from fit_world import (
+    BYTES,
+    PER_BYTE,
+    PER_DECODED,
+    ROWS,
+    SHAPES,
+    STATIC_W,
+    TRUTH,
+    chain,
+    energy_run,
+    environment,
+    pair,
+    row,
+    sweep,
+)
 
 from analysis.crossing import Regime
 from analysis.fit import fit_all
@@ -21,159 +32,8 @@ from analysis.fit_crossing import (
     time_crossing,
 )
 from analysis.fit_file import newest_fits, read_fits, write_fits
-from analysis.fit_input import FitInput, read_runs, take
+from analysis.fit_input import FitInput, take
 from analysis.fit_picture import draw_residuals
-from analysis.fit_time import call_s
-from profiler.cli import app
-from profiler.record import (
-    EnergyRow,
-    Environment,
-    GpuState,
-    RunRecord,
-    SweepRow,
-    VariantResult,
-    load_record,
-    write_run,
-)
-
-WHEN = datetime(2026, 1, 31, 12, tzinfo=timezone.utc)
-SHAPES = ((1024, 3072), (6144, 1024), (3072, 2048), (4096, 4096), (28672, 4096))
-ROWS = (1, 8, 32, 64, 256)
-# fused: cheap passes and dear rows, so that it loses above some batch; unfused: dear passes.
-TRUTH = {
-    "bf16": (4e-6, 4.5e-13, 2.5e-15, 0.2, 1e-12, 1e-9),
-    "fused_nf4": (3e-6, 1.4e-13, 4.0e-15, 0.9, 2e-12, 1e-9),
-    "unfused_nf4": (7e-6, 2.3e-12, 2.5e-15, 0.1, 1e-12, 1e-9),
-    "null_nf4": (2.5e-6, 1.2e-13, 4.0e-15, 0.9, 2e-12, 1e-9),
-}
-BYTES = {"bf16": 2.0, "fused_nf4": 0.53125, "unfused_nf4": 4.53125, "null_nf4": 0.53125}
-STATIC_W, PER_BYTE, PER_FLOP, PER_DECODED = 130.0, 5e-11, 4e-13, 6e-12
-
-
-def environment(gpu: str = "NVIDIA H200") -> Environment:
-    state = GpuState(index=0, name=gpu, uuid="GPU-1", arch="h200")
-    return Environment(
-        captured_utc=WHEN,
-        platform="Linux",
-        cpu_model="cpu",
-        cpu_threads=2,
-        compute_threads=2,
-        gpus=[state],
-        versions={"torch": "2.11.0"},
-    )
-
-
-def row(kernel: str, m: int, n: int, k: int, **changed: Any) -> SweepRow:
-    def time_us(name: str) -> float:
-        return 1e6 * float(call_s(np.array([TRUTH[name]]), *(np.array([float(v)]) for v in (m, n, k)))[0, 0])
-
-    us, native = time_us(kernel), time_us("bf16")
-    wobble = 1 + 0.01 * np.sin(n + 7 * m + len(kernel))
-    fields: dict[str, Any] = {
-        "kernel": kernel,
-        "arch": "h200",
-        "m": m,
-        "n": n,
-        "k": k,
-        "time_us_p50": us * wobble,
-        "time_us_p05": us * 0.98,
-        "time_us_p95": us * 1.02,
-        "timings": 20,
-        "bits": 16 if kernel == "bf16" else 4,
-        "bytes_moved": round(BYTES[kernel] * n * k) + 2 * m * (n + k),
-        "gate": "no meaning" if kernel.startswith("null") else "passed",
-    }
-    if kernel != "bf16":
-        ratio = native / us
-        fields |= {"speedup_p50": ratio, "speedup_ci95": (0.99 * ratio, 1.01 * ratio), "baseline": "bf16"}
-    return SweepRow(**(fields | changed))
-
-
-def sweep(rows: list[SweepRow] | None = None, *, number: int = 0, **changed: Any) -> RunRecord:
-    cells = [(m, n, k) for n, k in SHAPES for m in ROWS]
-    tau = [
-        {
-            "kernel": "fused_nf4",
-            "m": m,
-            "n": n,
-            "k": k,
-            "tau_cast_us_p50": 0.5 + 2e-8 * n * k,
-            "tau_cast_us_ci95": [0.45 + 2e-8 * n * k, 0.55 + 2e-8 * n * k],
-            "tau_comp_us_p50": 3.0 + 2e-7 * n * k,
-        }
-        for m, n, k in cells
-    ]
-    fields: dict[str, Any] = {
-        "run_id": f"20260131T12000{number}Z-sweep-h200-test",
-        "kind": "sweep",
-        "status": "complete",
-        "created_utc": WHEN,
-        "command": ["sweep"],
-        "environment": environment(),
-        "arguments": {"device": "cuda"},
-        "results": rows or [row(kernel, *cell) for kernel in TRUTH for cell in cells],
-        "derived": {"tau": tau, "read_bandwidth": {"read_gb_s_p50": 4400.0}},
-    }
-    return RunRecord(**(fields | changed))
-
-
-def energy_run() -> RunRecord:
-    def load(name: str, m: int, n: int, k: int) -> EnergyRow:
-        time_s = float(call_s(np.array([TRUTH[name]]), *(np.array([float(v)]) for v in (m, n, k)))[0, 0])
-        moved = BYTES[name] * n * k + 2 * m * (n + k)
-        joules = STATIC_W * time_s + PER_BYTE * moved + PER_FLOP * 2 * m * n * k
-        joules += PER_DECODED * n * k * (name == "fused_nf4")
-        units = 100_000
-        return EnergyRow(
-            load=name,
-            unit="call",
-            m=m,
-            n=n,
-            k=k,
-            windows=3,
-            units=units,
-            duration_s=units * time_s,
-            energy_j=units * joules,
-            energy_source="nvml_counter",
-            energy_j_per_unit=joules,
-            energy_j_per_unit_ci95=(0.99 * joules, 1.01 * joules),
-        )
-
-    idle = EnergyRow(
-        load="idle",
-        unit="none",
-        windows=3,
-        units=0,
-        duration_s=30,
-        energy_j=30 * STATIC_W,
-        energy_source="nvml_counter",
-        energy_error_j=1.0,
-    )
-    estimate = idle.model_copy(update={"energy_source": "hli", "energy_j": 21000.0})
-    cells = [(1, 28672, 4096), (64, 28672, 4096), (256, 28672, 4096), (1, 4096, 4096)]
-    calls = [load(name, *cell) for name in ("bf16", "fused_nf4") for cell in cells]
-    return sweep(number=1, kind="energy", results=[idle, estimate, *calls], derived={})
-
-
-def chain(batch: int, cor: float, *, number: int) -> RunRecord:
-    result = VariantResult(
-        kernel="fused_nf4",
-        implementation="cuda",
-        mode="replay",
-        batch_size=batch,
-        problems=1,
-        hops=9,
-        tokens=9,
-        cor_tps=cor,
-        cor_tps_ci95=(cor - 0.01, cor + 0.01),
-    )
-    return sweep(
-        number=number,
-        kind="chain",
-        results=[result],
-        derived={},
-        arguments={"device": "cuda", "model": "tiny"},
-    )
 
 
 @pytest.fixture(scope="module")
@@ -221,12 +81,6 @@ def test_crossings_of_the_fits_are_those_of_the_truth(fitted: Any) -> None:
     assert printed_b_star(fitted, "unfused_nf4", layers) is None
     with pytest.raises(ValueError, match="lack fused_fp4"):
         time_crossing(fitted, "fused_fp4", layers, b_max=256)
-
-
-def pair(batch: int) -> tuple[float, float]:
-    shape = (np.array([float(v)]) for v in (batch, 28672, 4096))
-    m, n, k = shape
-    return tuple(float(call_s(np.array([TRUTH[x]]), m, n, k)[0, 0]) for x in ("fused_nf4", "bf16"))  # type: ignore[return-value]
 
 
 def test_measured_crossings() -> None:
@@ -298,57 +152,3 @@ def test_energy_that_is_not_enough_is_said() -> None:
     assert fits.energy is None and any("energy is not fitted" in w for w in fits.warnings)
     assert energy_crossing(fits, "fused_nf4", [Layer(64, 64)], b_max=8) is None
     assert printed_b_star(fits, "fused_nf4", [Layer(64, 64)]) is None
-
-
-def invoke(*arguments: str) -> Any:
-    return CliRunner().invoke(app, ["fit", *arguments])
-
-
-def test_the_command_prints_and_stores(tmp_path: Path) -> None:
-    for record in (sweep(), energy_run(), chain(1, -0.4, number=2), chain(64, 0.3, number=3)):
-        write_run(tmp_path / "runs", record, [])
-    out = ("--out", str(tmp_path / "fits"), "--draws", "20")
-    result = invoke(str(tmp_path / "runs"), *out, "--json")
-    assert result.exit_code == 0, result.output
-    said = json.loads(result.stdout.strip().splitlines()[-1])
-    fits = read_fits(Path(said["fits"]))
-    assert fits.machine == "NVIDIA H200" and len(fits.runs) == 4 and Path(said["picture"]).is_file()
-    assert said["b_star_time"]["unfused_nf4"]["regime"] == "always" and "null_nf4" not in said["b_star_time"]
-    assert said["measured_chains"] == [
-        {"model": "tiny", "kernel": "fused_nf4", "loses_at": [64], "wins_at": [1]}
-    ]
-    text = invoke(str(tmp_path / "runs"), *out)
-    assert text.exit_code == 0
-    for words in ("phi, time of casting", "B* of the linear layers of mistral-7b", "loses at every size"):
-        assert words in text.stdout
-
-
-def test_the_command_refuses_in_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    folder = write_run(tmp_path / "runs", sweep(), [])
-    good = (folder / "run.json").read_text("utf-8")
-    cases = {
-        "holds no runs": [str(tmp_path / "empty")],
-        "is not a run": [str(tmp_path / "nowhere")],
-        "--b-max 1 is below 2": [str(folder), "--b-max", "1"],
-        "n_draws=3": [str(folder), "--draws", "3"],
-        "unknown model": [str(folder), "--model", "nosuch"],
-    }
-    for words, arguments in cases.items():
-        result = invoke(*arguments, "--out", str(tmp_path / "fits"))
-        assert result.exit_code in (1, 2) and words in result.stderr, (words, result.stderr)
-        assert result.stderr.count("\n") == 1 and "Traceback" not in result.stderr
-    assert not (tmp_path / "fits").exists()
-    for change in (('"schema_version":1', '"schema_version":99'), ('"timings":20', '"timings":NaN')):
-        (folder / "run.json").write_text(
-            good.replace(*change)
-            if change[0] in good
-            else good.replace(change[0].replace(":", ": "), change[1].replace(":", ": ")),
-            "utf-8",
-        )
-        result = invoke(str(folder), "--out", str(tmp_path / "fits"))
-        assert result.exit_code in (1, 2) and result.stderr.startswith("error: "), result.stderr
-    with pytest.raises(ValueError):
-        load_record(folder)
-    with pytest.raises(ValueError):
-        read_runs([folder])

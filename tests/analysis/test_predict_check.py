@@ -152,6 +152,23 @@ def test_the_history_keeps_every_check_once(tmp_path: Path) -> None:
         read_history(path)
 
 
+def test_a_history_that_cannot_be_written_stays_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / HISTORY
+    found = check_prediction(prediction(), [chain(HOPS)]).held_out
+    append_history(path, found[:1])
+    before = path.read_bytes()
+
+    def full(source: object, target: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("profiler.record_io.os.replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        append_history(path, found)
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == [HISTORY]
+
+
 def test_a_prediction_survives_the_disk_and_is_not_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "p.json"
     write_prediction(path, prediction())
@@ -195,6 +212,13 @@ def test_from_the_command_to_the_history(tmp_path: Path) -> None:
     first, second = shown.splitlines()[:2]
     assert first.startswith("predicted, not measured: from stored fits of NVIDIA H200 (")
     assert second.startswith("held-out errors so far: hop time, 8 cells: median 2.0 %")
+    table = shown[shown.index("held-out errors of every prediction checked so far: |predicted") :]
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in table.splitlines() if "│" in line]
+    assert [row[3:7] for row in rows] == [
+        ["bf16", "hop time", "4", "2.0 %"],
+        ["fused_nf4", "hop time", "4", "2.0 %"],
+    ]
+    assert rows[0][:3] == ["NVIDIA H200", "its own", "graph"]
 
 
 def test_a_gpu_without_fits_gets_those_of_the_h200(tmp_path: Path) -> None:

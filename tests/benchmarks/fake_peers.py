@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from benchmarks.peers.peer import Peer, PeerUnavailableError, PeerWeight
+from kernels.peers.peer import Parts, Peer, PeerUnavailableError, PeerWeight, Product
 
 _DEVICES = ("cpu", "cuda")
 
@@ -14,7 +14,8 @@ def rounded(w: Tensor) -> PeerWeight:
     codes = (w.float() / scale).round().to(torch.int8)
     return PeerWeight(
         parts=(codes, scale),
-        product=lambda x, parts: x @ (parts[0].float() * parts[1]).to(x.dtype).T,
+        bind=lambda parts: lambda x: x @ (parts[0].float() * parts[1]).to(x.dtype).T,
+        shape=tuple(w.shape),
         decoded=codes.float() * scale,
         stored_bytes=codes.nbytes + scale.nbytes,
         configuration="rows of int8",
@@ -24,12 +25,16 @@ def rounded(w: Tensor) -> PeerWeight:
 
 def undecoded(w: Tensor) -> PeerWeight:
     made = rounded(w)
-    return PeerWeight(made.parts, made.product, None, made.stored_bytes, "says nothing of its weight")
+    return PeerWeight(
+        made.parts, made.bind, made.shape, None, made.stored_bytes, "says nothing of its weight"
+    )
 
 
 def wrong(w: Tensor) -> PeerWeight:
     made = rounded(w)
-    return PeerWeight(made.parts, lambda x, parts: x @ parts[0].to(x.dtype).T, made.decoded, 1, "no scales")
+    return PeerWeight(
+        made.parts, lambda p: lambda x: x @ p[0].to(x.dtype).T, made.shape, made.decoded, 1, "no scales"
+    )
 
 
 def refusing(w: Tensor) -> PeerWeight:
@@ -41,10 +46,13 @@ def raising(w: Tensor) -> PeerWeight:
 
 
 def crashing(w: Tensor) -> PeerWeight:
-    def product(x: Tensor, parts: tuple[Tensor, ...]) -> Tensor:
-        raise AssertionError("no config fits\nmore")
+    def bind(parts: Parts) -> Product:
+        def product(x: Tensor) -> Tensor:
+            raise AssertionError("no config fits\nmore")
 
-    return PeerWeight((w,), product, w.float(), w.nbytes, "crashes")
+        return product
+
+    return PeerWeight((w,), bind, tuple(w.shape), w.float(), w.nbytes, "crashes")
 
 
 def peer(name: str, prepare=rounded, bits: int = 8, **settings) -> Peer:

@@ -16,19 +16,20 @@ from typer.testing import CliRunner
 
 from benchmarks import kernel_sweep
 from benchmarks.gate import check, make_reference
-from benchmarks.peers import registry
-from benchmarks.peers.peer import Peer, PeerUnavailableError
-from benchmarks.peers.registry import PEERS, find_peers
-from benchmarks.peers.rounding import (
+from benchmarks.plan import SweepRequest, make_plan
+from benchmarks.timer import make_sampler
+from benchmarks.variants import PeerVariant
+from benchmarks.weights import clone, make_ring, random_weight, random_x
+from kernels.peers import registry
+from kernels.peers.peer import Peer, PeerUnavailableError
+from kernels.peers.registry import PEERS, find_peers
+from kernels.peers.rounding import (
     fp8_rows,
     int4_groups,
     int8_rows,
     pack_int32_along_k,
     symmetric_groups,
 )
-from benchmarks.timer import make_sampler
-from benchmarks.variants import PeerVariant
-from benchmarks.weights import clone, make_ring, random_weight, random_x
 from profiler.record import SweepRow, load_run
 
 CPU = torch.device("cpu")
@@ -49,12 +50,12 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_registry_names_every_family() -> None:
-    wanted = "bnb_nf4 bnb_fp4 bnb_llm_int8 tinygemm_int4 scaled_mm_fp8 int_mm_int8 gemlite_int4 gemlite_int8 "
+    wanted = "bnb_nf4 bnb_fp4 bnb_int8 bnb_llm_int8 tinygemm_int4 scaled_mm_fp8 int_mm_int8 gemlite_int4 gemlite_int8 "
     wanted += "gemlite_fp8 torchao_int4 torchao_int8 torchao_fp8 gptqmodel_marlin_int4 gptqmodel_machete_int4"
     assert set(wanted.split()) <= set(PEERS)
     assert all(f"{item.bits}" in name or item.bits in (4, 8) for name, item in PEERS.items())
     quantizes_x = {name for name, item in PEERS.items() if not item.weight_only}
-    assert quantizes_x == {"bnb_llm_int8", "scaled_mm_fp8", "int_mm_int8"}
+    assert quantizes_x == {"bnb_int8", "bnb_llm_int8", "scaled_mm_fp8", "int_mm_int8"}
 
 
 def test_peers_by_name() -> None:
@@ -62,6 +63,21 @@ def test_peers_by_name() -> None:
     assert len(find_peers([])) == len(PEERS)
     with pytest.raises(ValueError, match=r"'bnb_nf5'; did you mean 'bnb_nf4'\? known peers: .*tinygemm_int4"):
         find_peers(["bnb_nf5"])
+
+
+def test_peers_are_no_kernels_of_a_sweep_and_go_by_a_chain_s_names_too() -> None:
+    for name in ("bnb_int8_plain", "bnb_llm_int8"):
+        with pytest.raises(
+            ValueError, match=f"kernel {name} is another library's, which --peer {name} measures"
+        ):
+            make_plan(SweepRequest(kernels=f"fused_nf4,{name}"), "cpu")
+    plan = make_plan(SweepRequest(kernels="fused_nf4", peer="bnb_int8_plain"), "cpu")
+    assert [variant.name for variant in plan.variants] == ["bf16", "fused_nf4", "bnb_llm_int8"]
+
+
+def test_a_call_that_waits_for_the_host_is_not_timed_in_a_graph() -> None:
+    runs, why = PeerVariant(PEERS["bnb_int8"]).available(torch.device("cuda"))
+    assert not runs and why.startswith("a sweep times CUDA graphs, and LLM.int8() asks the host")
 
 
 RUNS_ON_CPU = [
@@ -94,7 +110,7 @@ def test_real_peers_pass_the_gate_on_their_own_decoded_weight(name: str, m: int)
 @pytest.mark.parametrize("name", PEERS)
 def test_peers_pass_the_gate_and_are_captured_on_a_gpu(name: str, m: int) -> None:
     item, device = PEERS[name], torch.device("cuda")
-    is_available, reason = item.available(device)
+    is_available, reason = PeerVariant(item).available(device)
     if not is_available:
         pytest.skip(reason)
     w = random_weight(512, 1024, seed=1, device=device)

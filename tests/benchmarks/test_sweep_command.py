@@ -16,9 +16,9 @@ from benchmarks import kernel_sweep, sweep
 from benchmarks.bandwidth import Bandwidth
 from benchmarks.machine import Target
 from benchmarks.outcome import SweepRun, to_record
-from benchmarks.peers import registry
 from benchmarks.plan import SweepRequest, make_plan
 from benchmarks.sweep import SweepOutcome
+from kernels.peers import registry
 from profiler.environment import capture_environment
 from profiler.nvtx import ranges_to
 

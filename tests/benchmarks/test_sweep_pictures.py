@@ -8,8 +8,8 @@ from fake_peers import FAKES
 from typer.testing import CliRunner
 
 from benchmarks import kernel_sweep, pictures
-from benchmarks.peers import registry
 from benchmarks.pictures import Machine, draw_pictures, roofline_png, speedup_png
+from kernels.peers import registry
 from profiler.hardware import get_arch
 from profiler.record import SweepRow, load_run
 

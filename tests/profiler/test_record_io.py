@@ -13,7 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from profiler import record_io
-from profiler.record import QuerySample, RecordError, RunRecord, iter_samples, list_runs, load_run, write_run
+from profiler.record import (
+    QuerySample,
+    RecordError,
+    RunRecord,
+    iter_samples,
+    list_runs,
+    load_run,
+    write_run,
+    write_whole,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -266,6 +275,22 @@ def test_any_text_survives(tmp_path_factory, text: str, answer: str | None, hops
     line = sample.model_dump_json(exclude_none=True)
     assert "\n" not in line
     assert record_io.SAMPLE.validate_json(line) == sample
+
+
+def test_a_text_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "deep" / "note.json"
+    write_whole(path, "first µ\r\n")
+    assert path.read_bytes() == "first µ\r\n".encode()
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("profiler.record_io.os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_whole(path, "second")
+    assert path.read_bytes() == "first µ\r\n".encode() and [p.name for p in path.parent.iterdir()] == [
+        path.name
+    ]
 
 
 def test_the_record_type_is_what_is_loaded(tmp_path: Path, make_record) -> None:

@@ -9,16 +9,18 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from benchmarks.peers.peer import (
+from kernels.peers.peer import (
     GROUP_SIZE,
+    Parts,
     Peer,
     PeerUnavailableError,
     PeerWeight,
+    Product,
     library,
     require_multiple,
     tensor_bytes,
 )
-from benchmarks.peers.rounding import pack_int32_along_k, symmetric_groups
+from kernels.peers.rounding import pack_int32_along_k, symmetric_groups
 
 _LAYERS = {"marlin": "MarlinLinear", "machete": "MacheteLinear"}
 
@@ -61,18 +63,24 @@ def layer_weight(w: Tensor, family: str, bits: int) -> PeerWeight:
     parts = tuple(tensor.detach() for tensor in tensors.values())
     decoded = (codes.float() - 2 ** (bits - 1)).view(n, -1, GROUP_SIZE) * scale.float()[..., None]
 
-    def product(x: Tensor, parts: tuple[Tensor, ...]) -> Tensor:
-        y: Tensor = functional_call(layer, dict(zip(names, parts, strict=True)), (x,))
-        return y
+    def bind(parts: Parts) -> Product:
+        own = dict(zip(names, parts, strict=True))
+        return lambda x: functional_call(layer, own, (x,))
 
     return PeerWeight(
         parts=parts,
-        product=product,
+        bind=bind,
+        shape=(n, k),
         decoded=decoded.view(n, k),
         stored_bytes=tensor_bytes(tensors["qweight"], tensors["scales"]),
         configuration=f"{_LAYERS[family]}, group size {GROUP_SIZE}, symmetric",
     )
 
+
+_INSTALL = (
+    "pip install gptqmodel in an environment of its own: its current releases want torch 2.14 or newer, "
+    "this project takes torch below 2.14"
+)
 
 PEERS = tuple(
     Peer(
@@ -83,6 +91,8 @@ PEERS = tuple(
         None,
         partial(layer_weight, family=family, bits=bits),
         "gptqmodel",
+        chain_name=f"gptq_{family}_int{bits}",
+        install=_INSTALL,
     )
     for family in _LAYERS
     for bits in (4, 8)

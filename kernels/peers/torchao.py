@@ -1,29 +1,44 @@
-"""torchao's weight-only linear layers, compiled as torchao recommends."""
+"""torchao's weight-only linear layers, compiled as torchao recommends.
+
+Every number of rows is compiled for itself. A chain's prompts have any length, so there int4 runs as it is: its
+product is one operator of PyTorch's, and a CUDA graph hides what Python adds. The 8-bit layers decode into memory
+unless they are compiled, so a chain does not run them.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import os
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from benchmarks.peers.peer import GROUP_SIZE, Peer, PeerWeight, library, require_multiple, tensor_bytes
+from kernels.peers.peer import (
+    GROUP_SIZE,
+    Parts,
+    Peer,
+    PeerWeight,
+    Product,
+    library,
+    require_multiple,
+    tensor_bytes,
+)
 
 _QUANTIZATION = "torchao.quantization"
 # Every shape and number of rows is compiled for itself, and torch gives up after 8 by default.
 _MOST_COMPILED = 4096
 
 
-def int4(w: Tensor) -> PeerWeight:
+def int4(w: Tensor, *, is_compiled: bool = True) -> PeerWeight:
     """Weight of ``Int4WeightOnlyConfig``, in its default packing where the package for that is installed.
 
     Args:
         w: weight [n, k], bf16, on CUDA.
+        is_compiled: compile the product for every number of rows.
 
     Raises:
         PeerUnavailableError: k is not divisible by the group size.
@@ -34,7 +49,9 @@ def int4(w: Tensor) -> PeerWeight:
         group_size=GROUP_SIZE, int4_packing_format=packing, set_inductor_config=False
     )
     notes = ("without mslk, torchao runs PyTorch's tinygemm kernel",) if packing != "plain" else ()
-    return _weight(w, config, None, f"group size {GROUP_SIZE}, packing {packing}", notes)
+    return _weight(
+        w, config, None, f"group size {GROUP_SIZE}, packing {packing}", notes, is_compiled=is_compiled
+    )
 
 
 def int8(w: Tensor) -> PeerWeight:
@@ -68,17 +85,21 @@ def _weight(
     decode: Callable[[Any], Tensor] | None,
     configuration: str,
     notes: tuple[str, ...] = (),
+    *,
+    is_compiled: bool = True,
 ) -> PeerWeight:
+    is_compiled = is_compiled and os.environ.get("QT_PROFILE_NO_COMPILE", "0") != "1"
     module = torch.nn.Linear(w.shape[1], w.shape[0], bias=False, device="meta", dtype=w.dtype)
     module.weight = torch.nn.Parameter(w.clone(), requires_grad=False)
     library(_QUANTIZATION).quantize_(module, config)
     stored: Any = module.weight.detach()
     return PeerWeight(
         parts=(stored,),
-        product=lambda x, parts: _linear()(x, parts[0]),
+        bind=partial(_bind, is_compiled=is_compiled),
+        shape=(w.shape[0], w.shape[1]),
         decoded=None if decode is None else decode(stored),
         stored_bytes=tensor_bytes(*(getattr(stored, name) for name in stored.tensor_data_names)),
-        configuration=f"{configuration}, {'eager' if _is_eager() else 'compiled'}",
+        configuration=f"{configuration}, {'compiled' if is_compiled else 'eager'}",
         notes=notes,
     )
 
@@ -88,12 +109,9 @@ def _by_rows(stored: Any) -> Tensor:
     return decoded
 
 
-def _is_eager() -> bool:
-    return os.environ.get("QT_PROFILE_NO_COMPILE", "0") == "1"
-
-
-def _linear() -> Callable[[Tensor, Tensor], Tensor]:
-    return linear if _is_eager() else _compiled()
+def _bind(parts: Parts, *, is_compiled: bool) -> Product:
+    call, weight = _compiled() if is_compiled else linear, parts[0]
+    return lambda x: call(x, weight)
 
 
 @lru_cache(maxsize=1)
@@ -117,8 +135,36 @@ def _plain_linear(x: Tensor, weight: Tensor) -> Tensor:
     return linear(x, weight)
 
 
+_peer = partial(
+    Peer, distribution="torchao", quantized_activations=None, module="torchao", install="pip install torchao"
+)
+_ONLY_COMPILED = (
+    "it is compiled for every number of rows, which prompts of any length would do again and again "
+    "(qt-profile sweep --peer measures it)"
+)
+
 PEERS = (
-    Peer("torchao_int4", "torchao", 4, GROUP_SIZE, None, int4, "torchao"),
-    Peer("torchao_int8", "torchao", 8, None, None, int8, "torchao", ("cpu", "cuda")),
-    Peer("torchao_fp8", "torchao", 8, None, None, fp8, "torchao", ("cpu", "cuda")),
+    _peer(
+        name="torchao_int4",
+        bits=4,
+        group_size=GROUP_SIZE,
+        prepare=int4,
+        prepare_for_chain=partial(int4, is_compiled=False),
+    ),
+    _peer(
+        name="torchao_int8",
+        bits=8,
+        group_size=None,
+        prepare=int8,
+        device_types=("cpu", "cuda"),
+        not_in_chains=_ONLY_COMPILED,
+    ),
+    _peer(
+        name="torchao_fp8",
+        bits=8,
+        group_size=None,
+        prepare=fp8,
+        device_types=("cpu", "cuda"),
+        not_in_chains=_ONLY_COMPILED,
+    ),
 )

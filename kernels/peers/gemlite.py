@@ -10,8 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.peers.peer import GROUP_SIZE, Peer, PeerWeight, library, require_multiple, tensor_bytes
-from benchmarks.peers.rounding import FP8, int4_groups
+from kernels.peers.peer import (
+    GROUP_SIZE,
+    Parts,
+    Peer,
+    PeerWeight,
+    Product,
+    library,
+    require_multiple,
+    tensor_bytes,
+)
+from kernels.peers.rounding import FP8, int4_groups
 
 # Its autotuner tries 20 to 40 configurations per shape and rows; Triton's default of 125 ms each takes minutes.
 _TUNING_WARM_MS = 5
@@ -71,13 +80,24 @@ def _weight(layer: Any, decoded: Tensor, configuration: str) -> PeerWeight:
     settings = layer.get_meta_args()
     parts = tuple(tensor.detach() for tensor in layer.get_tensor_args())
 
-    def product(x: Tensor, parts: tuple[Tensor, ...]) -> Tensor:
-        with _short_tuning():
-            return forward(x, None, list(parts), settings)  # type: ignore[no-any-return]
+    def bind(parts: Parts) -> Product:
+        tensors, tuned = list(parts), set[int]()
+
+        def product(x: Tensor) -> Tensor:
+            rows = x.shape[0]
+            if rows in tuned:
+                return forward(x, None, tensors, settings)  # type: ignore[no-any-return]
+            with _short_tuning():
+                y: Tensor = forward(x, None, tensors, settings)
+            tuned.add(rows)
+            return y
+
+        return product
 
     return PeerWeight(
         parts=parts,
-        product=product,
+        bind=bind,
+        shape=(decoded.shape[0], decoded.shape[1]),
         decoded=decoded,
         stored_bytes=tensor_bytes(*parts),
         configuration=configuration,
@@ -98,8 +118,12 @@ def _short_tuning() -> Iterator[None]:
         active.get_benchmarker = usual
 
 
+_peer = partial(
+    Peer, distribution="gemlite", quantized_activations=None, module="gemlite", install="pip install gemlite"
+)
+
 PEERS = (
-    Peer("gemlite_int4", "gemlite", 4, GROUP_SIZE, None, int4, "gemlite"),
-    Peer("gemlite_int8", "gemlite", 8, None, None, partial(eight_bit, fp8=False), "gemlite"),
-    Peer("gemlite_fp8", "gemlite", 8, None, None, partial(eight_bit, fp8=True), "gemlite"),
+    _peer(name="gemlite_int4", bits=4, group_size=GROUP_SIZE, prepare=int4),
+    _peer(name="gemlite_int8", bits=8, group_size=None, prepare=partial(eight_bit, fp8=False)),
+    _peer(name="gemlite_fp8", bits=8, group_size=None, prepare=partial(eight_bit, fp8=True)),
 )

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from benchmarks.peers.peer import GROUP_SIZE, Peer, PeerWeight, require_multiple, tensor_bytes
-from benchmarks.peers.rounding import fp8_rows, int4_groups, int8_rows
+from kernels.peers.peer import GROUP_SIZE, Parts, Peer, PeerWeight, Product, require_multiple, tensor_bytes
+from kernels.peers.rounding import fp8_rows, int4_groups, int8_rows
 
 _INNER_K_TILES = 8
 # torch._int_mm takes more than 16 rows only.
@@ -34,7 +34,8 @@ def tinygemm_int4(w: Tensor) -> PeerWeight:
     decoded = (rounded.codes.float() - 8).view(n, -1, GROUP_SIZE) * rounded.scale.float()[..., None]
     return PeerWeight(
         parts=(packed, scales_and_zeros),
-        product=lambda x, p: torch.ops.aten._weight_int4pack_mm(x, p[0], GROUP_SIZE, p[1]),
+        bind=lambda p: lambda x: torch.ops.aten._weight_int4pack_mm(x, p[0], GROUP_SIZE, p[1]),
+        shape=(n, k),
         decoded=(decoded + zero.float()[..., None]).view(n, k),
         stored_bytes=tensor_bytes(packed, scales_and_zeros),
         configuration=f"group size {GROUP_SIZE}, {_INNER_K_TILES} inner k tiles",
@@ -55,20 +56,24 @@ def scaled_mm_fp8(w: Tensor) -> PeerWeight:
     require_multiple("k", k, 16, "scaled_mm_fp8")
     codes, scale = fp8_rows(w)
 
-    def product(x: Tensor, parts: tuple[Tensor, ...]) -> Tensor:
-        x_codes, x_scale = fp8_rows(x)
-        return torch._scaled_mm(
-            x_codes,
-            parts[0].t(),
-            scale_a=x_scale,
-            scale_b=parts[1],
-            out_dtype=torch.bfloat16,
-            use_fast_accum=True,
-        )
+    def bind(parts: Parts) -> Product:
+        def product(x: Tensor) -> Tensor:
+            x_codes, x_scale = fp8_rows(x)
+            return torch._scaled_mm(
+                x_codes,
+                parts[0].t(),
+                scale_a=x_scale,
+                scale_b=parts[1],
+                out_dtype=torch.bfloat16,
+                use_fast_accum=True,
+            )
+
+        return product
 
     return PeerWeight(
         parts=(codes, scale.t().contiguous()),
-        product=product,
+        bind=bind,
+        shape=(n, k),
         decoded=codes.float() * scale,
         stored_bytes=tensor_bytes(codes, scale),
         configuration="a scale per row of x and of the weight, fast accumulation",
@@ -90,17 +95,21 @@ def int_mm_int8(w: Tensor) -> PeerWeight:
     require_multiple("k", k, 8, "int_mm_int8")
     codes, scale = int8_rows(w)
 
-    def product(x: Tensor, parts: tuple[Tensor, ...]) -> Tensor:
-        m = x.shape[0]
-        x_codes, x_scale = int8_rows(x)
-        if m < _LEAST_INT_ROWS:
-            x_codes = pad(x_codes, (0, 0, 0, _LEAST_INT_ROWS - m))
-        sums = torch._int_mm(x_codes, parts[0].t())
-        return (sums[:m] * x_scale * parts[1]).bfloat16()
+    def bind(parts: Parts) -> Product:
+        def product(x: Tensor) -> Tensor:
+            m = x.shape[0]
+            x_codes, x_scale = int8_rows(x)
+            if m < _LEAST_INT_ROWS:
+                x_codes = pad(x_codes, (0, 0, 0, _LEAST_INT_ROWS - m))
+            sums = torch._int_mm(x_codes, parts[0].t())
+            return (sums[:m] * x_scale * parts[1]).bfloat16()
+
+        return product
 
     return PeerWeight(
         parts=(codes, scale.t().contiguous()),
-        product=product,
+        bind=bind,
+        shape=(n, k),
         decoded=codes.float() * scale,
         stored_bytes=tensor_bytes(codes, scale),
         configuration="a scale per row of x and of the weight",

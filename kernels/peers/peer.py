@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from profiler.environment import distribution_version
-
 GROUP_SIZE = 64
 """Weights along K that share a scale in every grouped peer, as in our 4-bit formats."""
+
+Parts = tuple[Tensor, ...]
+Product = Callable[[Tensor], Tensor]
 
 # Peers may add partial sums of a split K in 16 bits and round scale times code to 16 bits once more.
 _BOUND_FACTOR = 4.0
@@ -34,27 +37,54 @@ class PeerWeight:
 
     Args:
         parts: tensors that are read by a call; copies of the weight are copies of these.
-        product: computes y [m, n] from x [m, k] in bf16 and the parts.
+        bind: turns the parts into what computes y [m, n] from x [m, k] in bf16; called once for each copy, so that a
+            call builds nothing that the library would keep.
+        shape: (n, k).
         decoded: the weight [n, k] that the parts stand for, fp32; None where the peer does not say.
         stored_bytes: bytes of the weight as stored, codes and scales.
         configuration: what was chosen, such as group size and layout.
         notes: what a reader of the row must know.
     """
 
-    parts: tuple[Tensor, ...]
-    product: Callable[[Tensor, tuple[Tensor, ...]], Tensor]
+    parts: Parts
+    bind: Callable[[Parts], Product]
+    shape: tuple[int, int]
     decoded: Tensor | None
     stored_bytes: int
     configuration: str
     notes: tuple[str, ...] = ()
 
-    def linear(self, x: Tensor) -> Tensor:
-        """Compute y [m, n] from x [m, k]."""
-        return self.product(x, self.parts)
+    @cached_property
+    def linear(self) -> Product:
+        """Computes y [m, n] from x [m, k]."""
+        return self.bind(self.parts)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weight as stored, as other kinds of weight name them."""
+        return self.stored_bytes
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parts are."""
+        return self.parts[0].device
 
     def clone(self) -> PeerWeight:
         """The same weight at another place in memory, without the decoded copy."""
         return replace(self, parts=tuple(part.clone() for part in self.parts), decoded=None)
+
+    def to(self, device: torch.device | str) -> PeerWeight:
+        """The weight itself: a library's layout belongs to the device that it was made on.
+
+        Raises:
+            ValueError: another device.
+        """
+        on = torch.device(device)
+        if on.type != self.device.type or on.index not in (None, self.device.index):
+            raise ValueError(
+                f"a weight laid out by {self.configuration} on {self.device} cannot move to {on}"
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -62,7 +92,7 @@ class Peer:
     """A kernel of another library.
 
     Args:
-        name: name in rows, such as ``bnb_nf4``.
+        name: name in a sweep's rows, such as ``bnb_nf4``.
         distribution: package whose version is recorded.
         bits: bits of a weight.
         group_size: weights along K that share a scale; None for one scale per row.
@@ -71,6 +101,11 @@ class Peer:
             the peer does not take.
         module: module that must import for the peer to run.
         device_types: devices that the peer takes.
+        chain_name: its name as a kernel of a chain, where that is another; see ``kernels.peers.kernel``.
+        uncapturable: why a CUDA graph cannot hold a call, in a clause; empty where it can.
+        not_in_chains: why a chain cannot run it, in a clause; empty where it can.
+        prepare_for_chain: ``prepare`` for a chain, where that differs.
+        install: what to do where the module is missing.
     """
 
     name: str
@@ -81,6 +116,16 @@ class Peer:
     prepare: Callable[[Tensor], PeerWeight]
     module: str = "torch"
     device_types: tuple[str, ...] = ("cuda",)
+    chain_name: str = ""
+    uncapturable: str = ""
+    not_in_chains: str = ""
+    prepare_for_chain: Callable[[Tensor], PeerWeight] | None = None
+    install: str = ""
+
+    @property
+    def kernel_name(self) -> str:
+        """Its name as a kernel of a chain."""
+        return self.chain_name or self.name
 
     @property
     def weight_only(self) -> bool:
@@ -90,7 +135,10 @@ class Peer:
     @property
     def version(self) -> str | None:
         """Version of the package; None where it is not installed."""
-        return distribution_version(self.distribution)
+        try:
+            return importlib.metadata.version(self.distribution)
+        except importlib.metadata.PackageNotFoundError:
+            return None
 
     @property
     def bound_factor(self) -> float:
@@ -113,7 +161,8 @@ class Peer:
         try:
             library(self.module)
         except Exception as error:  # packages raise anything while they look for a GPU or a compiler
-            return False, f"{self.module} does not import: {first_line(error)}"
+            hint = self.install if isinstance(error, ModuleNotFoundError) else ""
+            return False, f"{self.module} does not import: {first_line(error)}" + (hint and f"; {hint}")
         finally:
             # gptqmodel sets PyTorch's allocator up when it is imported, which must not reach our own times.
             os.environ.clear()

@@ -1,0 +1,74 @@
+"""The report in one picture: where a hop's time goes, B*, and the speed-up of single calls."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from analysis.report.figure import Figure, Panel
+from analysis.report.section import Report
+
+_KEY = "headline"
+_BUNDLED = "tiny"
+
+
+def headline_figure(report: Report) -> Figure | None:
+    """Put the panels that say most side by side.
+
+    Args:
+        report: with its figures.
+
+    Returns:
+        A waterfall; time over the batch, as a chain measured it where that shows a B*, else by the fits; the speed-up
+        at the largest shape. What was not drawn is left out; None where nothing of it was.
+    """
+    chosen = (_waterfall(report), _batch(report), _speedup(report))
+    found = [pair for pair in chosen if pair is not None]
+    if not found:
+        return None
+    titles = "; ".join(figure.title for figure, _ in found)
+    panels = tuple(_named(panel, figure.title) for figure, panel in found)
+    return Figure(_KEY, report.title, titles, panels, columns=len(panels))
+
+
+def _waterfall(report: Report) -> tuple[Figure, Panel] | None:
+    figures = _of(report, "waterfall-")
+    return (figures[0], figures[0].panels[0]) if figures else None
+
+
+def _batch(report: Report) -> tuple[Figure, Panel] | None:
+    fitted = _of(report, "batch-fits-")
+    measured = [figure for figure in _of(report, "batch-") if figure not in fitted]
+    with_star = [figure for figure in (*measured, *fitted) if figure.panels[0].marks]
+    figures = [*with_star, *measured, *fitted]
+    return (figures[0], figures[0].panels[0]) if figures else None
+
+
+def _speedup(report: Report) -> tuple[Figure, Panel] | None:
+    figures = _of(report, "speedup-")
+    return (figures[0], max(figures[0].panels, key=_weights)) if figures else None
+
+
+def _of(report: Report, prefix: str) -> list[Figure]:
+    """Figures of a kind; the bundled model, which is made for tests, after all others."""
+    found = [figure for figure in report.figures if figure.key.startswith(prefix)]
+    return sorted(found, key=lambda figure: figure.title.startswith(_BUNDLED))
+
+
+def _weights(panel: Panel) -> int:
+    """The weights of the shape that a panel's title names, such as n=1,024 k=3,072."""
+    return math.prod(int(size.replace(",", "")) for size in re.findall(r"[nk]=([\d,]+)", panel.title))
+
+
+def _named(panel: Panel, title: str) -> Panel:
+    subject = title.split(":")[0]
+    return Panel(
+        f"{subject}\n{panel.title}",
+        panel.x,
+        panel.y,
+        panel.items,
+        panel.marks,
+        panel.labels,
+        panel.height,
+        panel.is_square,
+    )

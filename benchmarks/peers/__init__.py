@@ -1,1 +1,0 @@
-"""Other libraries' kernels, a module per family; ``registry`` lists them all."""
