@@ -28,10 +28,11 @@ _DTYPE_BYTES = 2
 
 
 class HopEngine(str, Enum):
-    """How a hop is launched: ``graph`` and ``compile`` from one CUDA graph, ``eager`` kernel by kernel."""
+    """How a hop is launched: ``eager`` kernel by kernel, the others from one CUDA graph."""
 
     GRAPH = "graph"
     COMPILE = "compile"
+    FUSED = "fused"
     EAGER = "eager"
 
 
@@ -60,6 +61,8 @@ KERNELS: Mapping[HopEngine, Kernels] = {
     HopEngine.GRAPH: Kernels(per_layer=31, attention=2, head_norm=8, bias=1, alone=0, once=37),
     # Two for heads, rotation and cache (three for one row), two for residuals with norms, one for the activation.
     HopEngine.COMPILE: Kernels(per_layer=5, attention=2, head_norm=0, bias=0, alone=1, once=8),
+    # One for each call, at any number of rows.
+    HopEngine.FUSED: Kernels(per_layer=4, attention=2, head_norm=0, bias=0, alone=0, once=8),
     HopEngine.EAGER: Kernels(per_layer=32, attention=2, head_norm=16, bias=3, alone=0, once=24),
 }
 # Tensors of the hidden width that a row reads and writes between the linears of a layer, and of the feed-forward width.

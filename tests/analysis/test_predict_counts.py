@@ -180,6 +180,38 @@ def test_compile_runs_the_kernels_that_are_counted(model: str, batch: int) -> No
     assert per_layer == counted.per_layer + counted.alone * (batch == 1), made
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="counts in Triton's interpreter")
+@pytest.mark.parametrize("family", list(FAMILIES))
+@pytest.mark.parametrize("batch", [1, 2])
+def test_fused_runs_the_kernels_that_are_counted(
+    family: str, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kernels.triton_impl import layer_ops
+
+    launches: Counter[str] = Counter()
+
+    class Launches:
+        def __init__(self, name: str) -> None:
+            self._name, self._kernel = name, getattr(layer_ops, name)
+
+        def __getitem__(self, grid: Any) -> Any:
+            launches[self._name] += 1
+            return self._kernel[grid]
+
+    session = Session(
+        Decoder.from_model(small_model(family)), get_kernel("bf16"), batch, 64, mode=StepMode.FUSED
+    )
+    session.start([[1, 2, 3], [1, 2]][:batch], [4] * batch)
+    for name in ("_norm_kernel", "_silu_kernel", "_heads_kernel"):
+        monkeypatch.setattr(layer_ops, name, Launches(name))
+    session.hop()
+    counted = KERNELS[HopEngine.FUSED]
+    # The first norm belongs to the hop; what else happens once is compiled as in the engine of that name.
+    assert launches.total() == 3 * counted.per_layer + 1
+    assert counted.once == KERNELS[HopEngine.COMPILE].once
+    assert shape(family).other_kernels(HopEngine.FUSED, batch) == 3 * counted.per_layer + counted.once
+
+
 def calls_of_a_hop() -> dict[str, int]:
     """How often a layer calls each function, and that the rest is called once."""
     calls: Counter[str] = Counter()
