@@ -76,7 +76,9 @@ def predict_command(
     context: Annotated[
         int, typer.Option(help="Tokens of the KV cache that every sequence reads in a hop.")
     ] = 512,
-    engine: Annotated[str, typer.Option(help="How a hop is launched: graph, compile, fused or eager.")] = "graph",
+    engine: Annotated[
+        str, typer.Option(help="How a hop is launched: graph, compile, fused or eager.")
+    ] = "graph",
     hops: Annotated[int, typer.Option(help="Hops of a query, for joules per query.")] = 256,
     b_max: Annotated[int, typer.Option(help="Largest batch that B* is looked for in.")] = 256,
     draws: Annotated[int, typer.Option(help="Bootstrap draws of the fits that intervals use.")] = 100,
