@@ -2,9 +2,10 @@
 
 Torch's attention takes a mask only in its memory-efficient kernel, which gives one block to a key head and lets it walk
 the whole static cache, dead columns included: at batch 1 a model with 8 key heads uses 8 of 132 multiprocessors. Here a
-program reads ``_PIECE`` columns of one key head, none beyond the sequence's last; a second kernel adds the pieces up.
+program reads a piece of one key head in blocks of 64 columns, none beyond the sequence's last; a second kernel adds the
+pieces up, where the batch has too few key heads to fill the GPU with one piece each.
 
-Traffic per layer: keys and values up to ``column``, once; 2 * (head_dim + 2) fp32 per piece and query head.
+Traffic per layer: keys and values up to ``column``, once; with pieces, 2 * (head_dim + 2) fp32 for each and query head.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from torch import Tensor
 from kernels.triton_impl.decode import IS_INTERPRETED
 from kernels.triton_impl.layer_ops import begin, can_depend, launch_options
 
-_PIECE = 64
+_BLOCK = 64
+# Two for each of the multiprocessors of an H200.
+_WANTED_PROGRAMS = 264
+_MOST_PIECES = 64
 # The interpreter keeps bf16 as bare 16-bit integers, and multiplies them as such.
 _WIDENS = bool(IS_INTERPRETED.value)
 _LEAST_ROWS = 16
@@ -30,18 +34,20 @@ def _piece_kernel(
     keys_ptr,
     values_ptr,
     column_ptr,
-    sums_ptr,
+    out_ptr,
     tops_ptr,
     totals_ptr,
     q_stride,
     max_len,
     kv_heads,
+    piece_blocks,
     scale_log2,
     GROUP: tl.constexpr,
     ROWS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     WIDTH: tl.constexpr,
-    PIECE: tl.constexpr,
+    BLOCK: tl.constexpr,
+    IS_WHOLE: tl.constexpr,
     WIDENS: tl.constexpr,
     DEPENDENT: tl.constexpr,
 ):
@@ -52,38 +58,49 @@ def _piece_kernel(
     last = tl.load(column_ptr + head // kv_heads)
     rows = tl.arange(0, ROWS)
     dims = tl.arange(0, WIDTH)
-    columns = piece * PIECE + tl.arange(0, PIECE)
+    is_row = rows < GROUP
     is_dim = dims < HEAD_DIM
-    is_reached = columns <= last
     q = tl.load(
         q_ptr
         + (head // kv_heads) * q_stride
         + (head % kv_heads * GROUP + rows[:, None]) * HEAD_DIM
         + dims[None, :],
-        mask=(rows[:, None] < GROUP) & is_dim[None, :],
+        mask=is_row[:, None] & is_dim[None, :],
         other=0.0,
     )
-    place = (head.to(tl.int64) * max_len + columns[:, None]) * HEAD_DIM + dims[None, :]
-    is_read = is_reached[:, None] & is_dim[None, :]
-    keys = tl.load(keys_ptr + place, mask=is_read, other=0.0)
-    values = tl.load(values_ptr + place, mask=is_read, other=0.0)
     if WIDENS:
-        q, keys, values = q.to(tl.float32), keys.to(tl.float32), values.to(tl.float32)
-    scores = tl.dot(q, tl.trans(keys), input_precision="ieee") * scale_log2
-    scores = tl.where(is_reached[None, :], scores, float("-inf"))
-    top = tl.max(scores, axis=1)
+        q = q.to(tl.float32)
     # A piece beyond the last column has no score: any finite number avoids inf - inf.
-    top = tl.where(top == float("-inf"), -1.0e30, top)
-    weights = tl.exp2(scores - top[:, None])
-    total = tl.sum(weights, axis=1)
-    summed = tl.dot(weights.to(values.dtype), values, input_precision="ieee")
+    top = tl.full((ROWS,), -1.0e30, tl.float32)
+    total = tl.zeros((ROWS,), tl.float32)
+    summed = tl.zeros((ROWS, WIDTH), tl.float32)
+    first = piece * piece_blocks * BLOCK
+    for start in range(first, tl.minimum(first + piece_blocks * BLOCK, last + 1), BLOCK):
+        columns = start + tl.arange(0, BLOCK)
+        is_reached = columns <= last
+        place = (head.to(tl.int64) * max_len + columns[:, None]) * HEAD_DIM + dims[None, :]
+        is_read = is_reached[:, None] & is_dim[None, :]
+        keys = tl.load(keys_ptr + place, mask=is_read, other=0.0)
+        values = tl.load(values_ptr + place, mask=is_read, other=0.0)
+        if WIDENS:
+            keys, values = keys.to(tl.float32), values.to(tl.float32)
+        scores = tl.dot(q, tl.trans(keys), input_precision="ieee") * scale_log2
+        scores = tl.where(is_reached[None, :], scores, float("-inf"))
+        higher = tl.maximum(top, tl.max(scores, axis=1))
+        weights = tl.exp2(scores - higher[:, None])
+        shrink = tl.exp2(top - higher)
+        total = total * shrink + tl.sum(weights, axis=1)
+        summed = summed * shrink[:, None] + tl.dot(weights.to(values.dtype), values, input_precision="ieee")
+        top = higher
     slot = (head * GROUP + rows) * pieces + piece
-    is_row = rows < GROUP
-    tl.store(tops_ptr + slot, top, mask=is_row)
-    tl.store(totals_ptr + slot, total, mask=is_row)
+    if IS_WHOLE:
+        summed = summed / total[:, None]
+    else:
+        tl.store(tops_ptr + slot, top, mask=is_row)
+        tl.store(totals_ptr + slot, total, mask=is_row)
     tl.store(
-        sums_ptr + slot[:, None] * HEAD_DIM + dims[None, :],
-        summed,
+        out_ptr + slot[:, None] * HEAD_DIM + dims[None, :],
+        summed.to(out_ptr.dtype.element_ty),
         mask=is_row[:, None] & is_dim[None, :],
     )
 
@@ -138,13 +155,17 @@ def split_attention(q: Tensor, keys: Tensor, values: Tensor, column: Tensor) -> 
         if not checked.is_contiguous():
             raise ValueError(f"{name} has strides {list(tensor.stride())} for shape {list(tensor.shape)}")
     max_len = keys.shape[2]
-    pieces = triton.cdiv(max_len, _PIECE)
+    blocks = triton.cdiv(max_len, _BLOCK)
+    piece_blocks = triton.cdiv(blocks, pieces_of(batch * kv_heads, blocks))
+    pieces = triton.cdiv(blocks, piece_blocks)
     heads = batch * kv_heads * group
-    sums = q.new_empty((heads, pieces, head_dim), dtype=torch.float32)
-    tops, totals = (q.new_empty((heads, pieces), dtype=torch.float32) for _ in range(2))
     out = q.new_empty((batch, kv_heads * group * head_dim))
     width = triton.next_power_of_2(head_dim)
     dependent = can_depend(q.device)
+    sums, tops, totals = out, out, out
+    if pieces > 1:
+        sums = q.new_empty((heads, pieces, head_dim), dtype=torch.float32)
+        tops, totals = (q.new_empty((heads, pieces), dtype=torch.float32) for _ in range(2))
     # The softmax runs in powers of two: log2(e) goes into the scale.
     scale_log2 = head_dim**-0.5 * 1.4426950408889634
     _piece_kernel[(batch * kv_heads, pieces)](
@@ -158,28 +179,41 @@ def split_attention(q: Tensor, keys: Tensor, values: Tensor, column: Tensor) -> 
         q.stride(0),
         max_len,
         kv_heads,
+        piece_blocks,
         scale_log2,
         GROUP=group,
         ROWS=max(_LEAST_ROWS, triton.next_power_of_2(group)),
         HEAD_DIM=head_dim,
         WIDTH=width,
-        PIECE=_PIECE,
+        BLOCK=_BLOCK,
+        IS_WHOLE=pieces == 1,
         WIDENS=_WIDENS,
         DEPENDENT=dependent,
         num_warps=4,
         **launch_options(dependent),
     )
-    _join_kernel[(heads,)](
-        sums,
-        tops,
-        totals,
-        out,
-        pieces,
-        HEAD_DIM=head_dim,
-        WIDTH=width,
-        PIECES=triton.next_power_of_2(pieces),
-        DEPENDENT=dependent,
-        num_warps=2,
-        **launch_options(dependent),
-    )
+    if pieces > 1:
+        _join_kernel[(heads,)](
+            sums,
+            tops,
+            totals,
+            out,
+            pieces,
+            HEAD_DIM=head_dim,
+            WIDTH=width,
+            PIECES=triton.next_power_of_2(pieces),
+            DEPENDENT=dependent,
+            num_warps=2,
+            **launch_options(dependent),
+        )
     return out
+
+
+def pieces_of(programs: int, blocks: int) -> int:
+    """Pieces of the cache: enough that every multiprocessor has work, no more than there are blocks or can be joined.
+
+    Args:
+        programs: key heads of the batch.
+        blocks: blocks of columns in the cache.
+    """
+    return max(1, min(blocks, _MOST_PIECES, triton.cdiv(_WANTED_PROGRAMS, programs)))

@@ -5,12 +5,12 @@ import torch
 
 pytest.importorskip("triton")
 
-from kernels.triton_impl.split_attention import split_attention
+from kernels.triton_impl.split_attention import pieces_of, split_attention
 from reasoning.engine.attention import hop_attention
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-# Products of two roundings in q·k and again in weights·v, sums over up to 130 columns: 3 for cancellation.
-BOUND = {torch.float32: 3 * 130**0.5 * 2.0**-24, torch.bfloat16: 3 * 2.0**-8}
+# Products of two roundings in q·k and again in weights·v, sums over up to 4,288 columns: 3 for cancellation.
+BOUND = {torch.float32: 3 * 4288**0.5 * 2.0**-24, torch.bfloat16: 3 * 2.0**-8}
 
 
 def reference(q, keys, values, column):
@@ -26,7 +26,14 @@ def reference(q, keys, values, column):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize(
     ("batch", "kv_heads", "group", "head_dim", "max_len"),
-    [(1, 1, 1, 32, 64), (3, 2, 3, 32, 192), (2, 3, 7, 48, 128), (1, 2, 17, 16, 64)],
+    [
+        (1, 1, 1, 32, 64),
+        (3, 2, 3, 32, 192),
+        (2, 3, 7, 48, 128),
+        (1, 2, 17, 16, 64),
+        (3, 100, 1, 16, 192),
+        (2, 1, 2, 16, 67 * 64),
+    ],
 )
 def test_the_same_as_attention_over_the_columns_that_are_reached(
     dtype: torch.dtype, batch: int, kv_heads: int, group: int, head_dim: int, max_len: int
@@ -47,6 +54,13 @@ def test_the_same_as_attention_over_the_columns_that_are_reached(
     assert found.shape == (batch, kv_heads * group * head_dim)
     assert found.dtype == dtype
     assert error < BOUND[dtype]
+
+
+def test_pieces_fill_the_gpu_and_can_be_joined() -> None:
+    assert pieces_of(8, 10) == 10
+    assert pieces_of(8, 100) == 33
+    assert pieces_of(1, 10_000) == 64
+    assert pieces_of(64 * 8, 10) == 1
 
 
 def test_the_cache_may_be_a_layer_of_a_larger_one_but_not_transposed() -> None:
