@@ -263,7 +263,7 @@ def test_a_native_run_calibrates_by_the_command(tmp_path: Path) -> None:
     [
         (["--arch", "h201"], "unknown arch 'h201'"),
         (["--model", "mistral-8b"], "unknown model 'mistral-8b'"),
-        (["--engine", "jax"], "--engine 'jax' is none of graph, compile, eager"),
+        (["--engine", "jax"], "--engine 'jax' is none of graph, compile, fused, eager"),
         (["--kernel", "fused_nf4,,"], "has 2 empty entries"),
         (["--batch", "8:1"], "--batch 8:1 goes from 8 to 1"),
         (["--batch", "1:x"], "is not of the form FROM:TO"),
