@@ -10,6 +10,8 @@ Traffic per layer: keys and values up to ``column``, once; with pieces, 2 * (hea
 
 from __future__ import annotations
 
+import math
+
 import torch
 import triton
 import triton.language as tl
@@ -216,4 +218,4 @@ def pieces_of(programs: int, blocks: int) -> int:
         programs: key heads of the batch.
         blocks: blocks of columns in the cache.
     """
-    return max(1, min(blocks, _MOST_PIECES, triton.cdiv(_WANTED_PROGRAMS, programs)))
+    return max(1, min(blocks, _MOST_PIECES, math.ceil(_WANTED_PROGRAMS / programs)))

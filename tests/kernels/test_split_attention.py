@@ -5,6 +5,7 @@ import torch
 
 pytest.importorskip("triton")
 
+from kernels.triton_impl import split_attention as module
 from kernels.triton_impl.split_attention import pieces_of, split_attention
 from reasoning.engine.attention import hop_attention
 
@@ -31,7 +32,6 @@ def reference(q, keys, values, column):
         (3, 2, 3, 32, 192),
         (2, 3, 7, 48, 128),
         (1, 2, 17, 16, 64),
-        (3, 100, 1, 16, 192),
         (2, 1, 2, 16, 67 * 64),
     ],
 )
@@ -54,6 +54,18 @@ def test_the_same_as_attention_over_the_columns_that_are_reached(
     assert found.shape == (batch, kv_heads * group * head_dim)
     assert found.dtype == dtype
     assert error < BOUND[dtype]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_one_piece_needs_no_second_kernel(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_WANTED_PROGRAMS", 1)
+    monkeypatch.setattr(module, "_join_kernel", None)
+    q, keys, values = (torch.randn(3, 2, n, 32).to(DEVICE, dtype) for n in (3, 192, 192))
+    column = torch.tensor([0, 191, 70], device=DEVICE)
+    found, expected = split_attention(q, keys, values, column), reference(q, keys, values, column)
+    assert torch.linalg.vector_norm(found.double() - expected) < BOUND[dtype] * torch.linalg.vector_norm(
+        expected
+    )
 
 
 def test_pieces_fill_the_gpu_and_can_be_joined() -> None:
