@@ -11,9 +11,7 @@ from typing import Any
 import typer
 
 from profiler.cli_chain import ChainJob, measure_chain, run_chain, show_chain
-from profiler.cli_errors import EXIT_INTERRUPTED, STOP_SIGNALS
-from profiler.cli_errors import _exit_code as exit_code_of
-from profiler.cli_errors import _sentence as sentence_of
+from profiler.cli_errors import EXIT_INTERRUPTED, STOP_SIGNALS, explain
 
 
 def run_models(job: ChainJob, models: Sequence[str]) -> int:
@@ -62,13 +60,11 @@ def _one(job: ChainJob, model: str) -> tuple[int, dict[str, Any], str | None]:
     """Run one of several models: its exit code, its JSON, and what went wrong."""
     try:
         end = measure_chain(replace(job, spec=replace(job.spec, model=model)))
-    except KeyboardInterrupt:
-        code, sentence = EXIT_INTERRUPTED, "interrupted before anything was measured; no record was written"
-    except Exception as error:
-        known = exit_code_of(error)
+    except (Exception, KeyboardInterrupt) as error:
+        known = explain(error)
         if known is None:
             raise
-        code, sentence = known, sentence_of(error)
+        code, sentence = known
     else:
         with STOP_SIGNALS.held():
             show_chain(end, prints_tables=not job.as_json, shows_waterfall=job.shows_waterfall)

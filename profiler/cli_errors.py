@@ -84,19 +84,22 @@ def one_sentence(*, as_json: bool = False) -> Iterator[None]:
     """Turn an expected error into one sentence and an exit code; what is not expected keeps its traceback."""
     try:
         yield
-    except KeyboardInterrupt:
-        fail(
-            "interrupted before anything was measured; no record was written",
-            EXIT_INTERRUPTED,
-            as_json=as_json,
-        )
     except (BrokenPipeError, typer.Exit, typer.Abort):
         raise
-    except Exception as error:
-        code = _exit_code(error)
-        if code is None:
+    except (Exception, KeyboardInterrupt) as error:
+        known = explain(error)
+        if known is None:
             raise
-        fail(_sentence(error), code, as_json=as_json)
+        code, sentence = known
+        fail(sentence, code, as_json=as_json)
+
+
+def explain(error: Exception | KeyboardInterrupt) -> tuple[int, str] | None:
+    """Exit code and sentence of what a user may expect to go wrong; None for every other error."""
+    if isinstance(error, KeyboardInterrupt):
+        return EXIT_INTERRUPTED, "interrupted before anything was measured; no record was written"
+    code = _exit_code(error)
+    return None if code is None else (code, _sentence(error))
 
 
 class StopSignals:
