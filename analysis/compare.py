@@ -189,7 +189,7 @@ def decide_change(ratio: Interval | None, tolerance: float, *, lower_is_better: 
 def _check_same_command(one: RunRecord, two: RunRecord) -> None:
     if one.kind != two.kind:
         raise ValueError(
-            f"{one.run_id} is the record of a {one.kind} and {two.run_id} of a {two.kind}: nothing is comparable"
+            f"{one.run_id} is a record of kind {one.kind} and {two.run_id} of kind {two.kind}: nothing is comparable"
         )
     for record in (one, two):
         if record.status == "failed":

@@ -70,7 +70,7 @@ def native_hops(
     found = []
     for record in records:
         if record.kind != "chain":
-            raise ValueError(f"--calibrate {record.run_id} is the record of a {record.kind}, not of a chain")
+            raise ValueError(f"--calibrate {record.run_id} is a record of kind {record.kind}, not of a chain")
         if machine_of(record) != machine.name:
             raise ValueError(
                 f"--calibrate {record.run_id} ran on {machine_of(record)}, the prediction is for {machine.name}"

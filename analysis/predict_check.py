@@ -97,7 +97,7 @@ def check_prediction(prediction: Prediction, records: Sequence[RunRecord]) -> Ch
 
 def _unfit(prediction: Prediction, record: RunRecord) -> str | None:
     if record.kind != "chain":
-        return f"is the record of a {record.kind}, not of a chain"
+        return f"is a record of kind {record.kind}, not of a chain"
     if record.status == "failed":
         return f"failed: {record.error}"
     if machine_of(record) != prediction.machine and not _same_arch(prediction, record):

@@ -1,9 +1,9 @@
 """Attention of one new token per sequence on a GPU: the cache is cut into pieces that are read side by side.
 
-Torch's attention takes a mask only in its memory-efficient kernel, which is not made to split one sequence's cache over a
-GPU and reads dead columns too (the two have not been timed against each other yet). Here a program reads a piece of one
-key head in blocks of 64 columns, none beyond the sequence's last; a second kernel adds the pieces up, where the batch has
-too few key heads to fill the GPU with one piece each.
+Torch's attention takes a mask only in its memory-efficient kernel, which is not made to split one sequence's cache over
+a GPU and reads dead columns too (the two have not been timed against each other yet). Here a program reads a piece of
+one key head in blocks of 64 columns, none beyond the sequence's last; a second kernel adds the pieces up, where the
+batch has too few key heads to fill the GPU with one piece each.
 
 Traffic per layer: keys and values up to ``column``, once; with pieces, 2 * (head_dim + 2) fp32 for each and query head.
 """

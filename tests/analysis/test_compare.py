@@ -291,7 +291,7 @@ def test_environments_come_first() -> None:
 @pytest.mark.parametrize(
     ("first", "second", "message"),
     [
-        (sweep(), chain(number=1), "is the record of a sweep and .* of a chain"),
+        (sweep(), chain(number=1), "is a record of kind sweep and .* of kind chain"),
         (
             chain(),
             chain(number=1, model="mistral-7b"),
