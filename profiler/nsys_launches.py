@@ -23,6 +23,18 @@ _LAYER_NAME = re.compile(r"layer\.\d+")
 _MOST_PATHS = 50_000
 _BATCH = 10_000
 _RANGE_FIRST, _CALL, _CAPTURE = 0, 1, 2
+# Columns have the type of the export's: SQLite searches no index whose column would have to be converted first.
+_TABLES = (
+    "owner (process INTEGER, correlation INTEGER, range INTEGER, PRIMARY KEY (process, correlation)) WITHOUT ROWID",
+    "range (id INTEGER PRIMARY KEY, parent INTEGER, path INTEGER, depth INTEGER, start INTEGER, stop INTEGER, "
+    "activities INTEGER)",
+    "capture (process INTEGER, root INTEGER, path INTEGER, PRIMARY KEY (process, root)) WITHOUT ROWID",
+    "root (process INTEGER, node INTEGER, root INTEGER, PRIMARY KEY (process, node)) WITHOUT ROWID",
+    "node (process INTEGER, node INTEGER, original INTEGER, thread INTEGER, start INTEGER)",
+    "point (process INTEGER, root INTEGER, thread INTEGER, start INTEGER)",
+    "launch (process INTEGER, correlation INTEGER, kernels INTEGER, activities INTEGER, "
+    "PRIMARY KEY (process, correlation)) WITHOUT ROWID",
+)
 
 
 class Paths:
@@ -105,18 +117,9 @@ class _Open:
 
 def prepare(db: sqlite3.Connection, schema: Schema) -> None:
     """Make the tables of the pass: launches by call, roots of graph nodes, and empty ones for its results."""
-    db.execute(
-        "CREATE TABLE owner (process, correlation, range, PRIMARY KEY (process, correlation)) WITHOUT ROWID"
-    )
-    db.execute("CREATE TABLE range (id INTEGER PRIMARY KEY, parent, path, depth, start, stop, activities)")
-    db.execute("CREATE TABLE capture (process, root, path, PRIMARY KEY (process, root)) WITHOUT ROWID")
-    db.execute("CREATE TABLE root (process, node, root, PRIMARY KEY (process, node)) WITHOUT ROWID")
-    db.execute("CREATE TABLE point (process, root, thread, start)")
+    for table in _TABLES:
+        db.execute(f"CREATE TABLE {table}")
     activities = schema.activities()
-    db.execute(
-        "CREATE TABLE launch (process, correlation, kernels, activities, PRIMARY KEY (process, correlation)) "
-        "WITHOUT ROWID"
-    )
     if activities is None:
         return
     db.execute(
@@ -129,7 +132,6 @@ def prepare(db: sqlite3.Connection, schema: Schema) -> None:
 
 def _find_roots(db: sqlite3.Connection, schema: Schema, activities: str) -> None:
     """Follow each node that ran to the node it was cloned from, as often as it was cloned."""
-    db.execute("CREATE TABLE node (process, node, original, thread, start)")
     db.execute(f"INSERT INTO node {schema.node_rows()}")
     db.execute("CREATE INDEX node_by_id ON node (process, node)")
     ran = db.execute(f"SELECT DISTINCT process, node FROM ({activities}) WHERE node IS NOT NULL")

@@ -170,7 +170,7 @@ def open_trace(path: Path, *, domain: str | None = None, layers: bool = False) -
 
 def _choose_domain(schema: Schema, wanted: str | None) -> str:
     """Fill the table ``main.domain`` and return the domain's name."""
-    schema.export.db.execute("CREATE TABLE main.domain (process, number)")
+    schema.export.db.execute("CREATE TABLE main.domain (process INTEGER, number INTEGER)")
     if not schema.has_ranges or wanted == ALL_DOMAINS:
         return ALL_DOMAINS
     found = schema.domains()
