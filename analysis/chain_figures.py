@@ -12,7 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from analysis.chain_indices import index_fields
+from analysis.chain_ranges import range_notes
 from analysis.chain_waterfall import ChainWaterfall, Places, chain_waterfall
+from analysis.fit_input import NATIVE_KERNELS
 from analysis.stats import (
     Interval,
     bootstrap_interval,
@@ -37,7 +39,6 @@ from profiler.record import (
 
 _MS = 1e3
 _SAMPLES_FOR_AN_INTERVAL = 2
-_BASELINE_NAME = "bf16"
 _SCHEMES = ("unfused", "fused", "null", "native")
 
 
@@ -109,6 +110,9 @@ class BatchFigures:
         fields |= self._cast_fields(row)
         fields |= self._agreement_fields(row)
         fields |= self._accuracy_fields(row)
+        if row.mode == "replay":
+            found = range_notes(self._ranges.get(row.kernel, []))
+            fields["notes"] = list(dict.fromkeys([*row.notes, *found]))
         if row.mode == "generate":
             reference = next(
                 (r for r in self._rows if r.kernel == self._baseline and r.mode == "generate"), None
@@ -194,7 +198,7 @@ class BatchFigures:
         """Of another library's kernel, the change of its linear layers: decoding less what smaller weights save."""
         mine, reference = self._linear_s(kernel), self._linear_s(self._baseline)
         shared = sorted(mine.keys() & reference.keys())
-        if kernel == _BASELINE_NAME or _scheme_and_format(kernel)[1] or not shared:
+        if kernel in NATIVE_KERNELS or _scheme_and_format(kernel)[1] or not shared:
             return ""
         change_ms = _MS * float(
             np.median([mine[p] for p in shared]) - np.median([reference[p] for p in shared])
@@ -295,7 +299,7 @@ class BatchFigures:
 
 
 def _scheme_and_format(kernel: str) -> tuple[str, str]:
-    """Scheme and format of one of our kernels; empty of ``bf16`` and of another library's, which has no null twin."""
+    """Scheme and format of one of our kernels; empty of native ones and of other libraries', without a null twin."""
     scheme, _, fmt = kernel.partition("_")
     return (scheme, fmt) if scheme in _SCHEMES else ("", "")
 

@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
+from analysis.fit_input import NATIVE_KERNELS
 from profiler.record import HopSample, RunRecord, Sample, VariantResult
 
 _COLOURS = {"native": "#4c72b0", "null": "#8c8c8c", "fused": "#dd8452", "unfused": "#c44e52"}
@@ -70,8 +71,7 @@ def _hops(axes: Axes, record: RunRecord, times: dict[str, list[float]]) -> None:
 
 
 def _scheme(kernel: str) -> str:
-    scheme, _, fmt = kernel.partition("_")
-    return scheme if fmt else "native"
+    return "native" if kernel in NATIVE_KERNELS else kernel.partition("_")[0]
 
 
 def _accuracy(axes: Axes, record: RunRecord, rows: list[VariantResult]) -> None:

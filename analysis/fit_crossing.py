@@ -202,15 +202,32 @@ def measured_by_shape(records: Sequence[RunRecord]) -> dict[tuple[str, int, int]
 
 
 def measured_by_chain(records: Sequence[RunRecord]) -> dict[tuple[str, str], MeasuredCrossing]:
-    """Return the measured crossings of replayed chains, by model and kernel, over the batch size."""
+    """Return the measured crossings of chains, by model and kernel, over the batch size.
+
+    From replayed hops where there are some; else from the two medians of free-running hops, with all that their own
+    intervals allow.
+    """
     ratios: dict[tuple[str, str], dict[int, Interval]] = defaultdict(dict)
     for record in records:
-        for row in record.results:
-            if isinstance(row, VariantResult) and row.cor_tps is not None and row.cor_tps_ci95 is not None:
-                low, high = row.cor_tps_ci95
-                key = (str(record.arguments.get("model")), row.kernel)
-                ratios[key][row.batch_size] = Interval(1 + row.cor_tps, 1 + low, 1 + high)
+        rows = [row for row in record.results if isinstance(row, VariantResult)]
+        native = {row.batch_size: row for row in rows if row.kernel == BASELINE}
+        for row in rows:
+            found = _time_ratio(row, native.get(row.batch_size))
+            if found is not None:
+                ratios[str(record.arguments.get("model")), row.kernel][row.batch_size] = found
     return {key: measured_crossing(by_batch) for key, by_batch in ratios.items() if len(by_batch) > 1}
+
+
+def _time_ratio(row: VariantResult, native: VariantResult | None) -> Interval | None:
+    if row.cor_tps is not None and row.cor_tps_ci95 is not None:
+        low, high = row.cor_tps_ci95
+        return Interval(1 + row.cor_tps, 1 + low, 1 + high)
+    if native is None or native is row or not (row.hop_ms_p50 and native.hop_ms_p50):
+        return None
+    if row.hop_ms_p50_ci95 is None or native.hop_ms_p50_ci95 is None:
+        return None
+    (low, high), (least, most) = row.hop_ms_p50_ci95, native.hop_ms_p50_ci95
+    return Interval(row.hop_ms_p50 / native.hop_ms_p50, low / most, high / least)
 
 
 def measured_energy_by_chain(records: Sequence[RunRecord]) -> dict[tuple[str, str], MeasuredCrossing]:

@@ -76,6 +76,14 @@ class Cost:
         """Return the cost times a number."""
         return Cost(tuple(Line(p.start, p.fixed * factor, p.per_row * factor) for p in self.pieces))
 
+    def until(self, last: int, then: Cost) -> Cost:
+        """Return this cost up to ``last`` rows, and another one from ``last + 1`` rows on; a line joins the two."""
+        low, high = self.at(last), then.at(last + 1)
+        pieces = [piece for piece in self.pieces if piece.start < last]
+        pieces.append(Line(last, low - (high - low) * last, high - low))
+        pieces.append(_piece_of(then, last + 1))
+        return Cost((*pieces, *(piece for piece in then.pieces if piece.start > last + 1)))
+
     def at_least(self, other: Cost) -> Cost:
         """Return the larger of the two at every batch."""
         gap = self.minus(other)

@@ -12,7 +12,7 @@ import numpy as np
 
 from analysis.fit_input import BASELINE, machine_of
 from analysis.fit_solver import Floats, linear_problem, solve
-from analysis.predict_check import other_cache
+from analysis.predict_check import other_context
 from analysis.predict_hop import (
     Calibration,
     HopEngine,
@@ -75,10 +75,11 @@ def native_hops(
             raise ValueError(
                 f"--calibrate {record.run_id} ran on {machine_of(record)}, the prediction is for {machine.name}"
             )
-        columns = other_cache(record, context)
+        columns = other_context(record, context)
         if columns is not None:
             raise ValueError(
-                f"--calibrate {record.run_id} ran with a cache of {columns} tokens, the prediction is for {context}"
+                f"--calibrate {record.run_id} read {columns} cached tokens per hop on average, the prediction is for "
+                f"{context}"
             )
         model = models.get(str(record.arguments.get("model")))
         if model is None or record.arguments.get("engine") != engine.value:

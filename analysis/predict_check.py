@@ -12,8 +12,9 @@ from analysis.predict_history import HeldOut, Quantity
 from profiler.record import RunRecord, VariantResult
 
 # A cache of another length is other traffic, and another question.
+# A prediction is of hops, and energy is measured with the prompts.
+_MOST_PROMPT_SHARE = 0.1
 _SAME_CONTEXT = 0.1
-_COLUMNS_STEP = 64
 
 
 @dataclass(frozen=True)
@@ -110,9 +111,9 @@ def _unfit(prediction: Prediction, record: RunRecord) -> str | None:
     engine = record.arguments.get("engine", "eager")
     if engine != prediction.engine:
         return f"ran with engine={engine}, the prediction is for {prediction.engine}"
-    columns = other_cache(record, prediction.context)
+    columns = other_context(record, prediction.context)
     if columns is not None:
-        return f"ran with a cache of {columns} tokens, the prediction is for {prediction.context}"
+        return f"read {columns} cached tokens per hop on average, the prediction is for {prediction.context}"
     return None
 
 
@@ -121,11 +122,11 @@ def _same_arch(prediction: Prediction, record: RunRecord) -> bool:
     return prediction.arch is not None and bool(gpus) and gpus[0].arch == prediction.arch
 
 
-def other_cache(record: RunRecord, tokens: int) -> int | None:
-    """Return the columns of a run's cache where they are not about as many as the tokens given.
+def other_context(record: RunRecord, tokens: int) -> int | None:
+    """Return what a run's hops read of the cache on average where that is not about as much as the tokens given.
 
     Args:
-        record: a chain run; one with fixed lengths has a cache of them, rounded up to 64.
+        record: a chain run; one with fixed lengths reads its prompt and on average half of what it adds.
         tokens: cached tokens of a prediction.
 
     Returns:
@@ -134,7 +135,7 @@ def other_cache(record: RunRecord, tokens: int) -> int | None:
     context, hops = record.arguments.get("context"), record.arguments.get("hops")
     if not isinstance(context, int) or not isinstance(hops, int):
         return None
-    columns = -(-(context + hops) // _COLUMNS_STEP) * _COLUMNS_STEP
+    columns = context + (hops + 1) // 2
     return columns if abs(columns / tokens - 1) > _SAME_CONTEXT else None
 
 
@@ -145,9 +146,7 @@ def _compare(
         ("hop_s", cell.hop_s, cell.hop_s_ci95, None if row.hop_ms_p50 is None else row.hop_ms_p50 / 1e3)
     ]
     if cell.energy_j_per_token is not None and cell.energy_j_per_token_ci95 is not None:
-        joules = None
-        if row.energy_j_per_query is not None and not row.energy_is_estimate and row.tokens:
-            joules = row.energy_j_per_query * row.problems / row.tokens
+        joules = _joules_per_token(record, row)
         measured.append(("energy_j_per_token", cell.energy_j_per_token, cell.energy_j_per_token_ci95, joules))
     for quantity, predicted, (low, high), value in measured:
         if not value:
@@ -170,6 +169,18 @@ def _compare(
             error_share=predicted / value - 1,
             is_inside_ci95=low <= value <= high,
         )
+
+
+def _joules_per_token(record: RunRecord, row: VariantResult) -> float | None:
+    """Joules of a hop and sequence; None where windows were not filled, or where much of them went into prompts."""
+    if row.energy_j_per_query is None or row.energy_is_estimate or not row.tokens:
+        return None
+    if record.arguments.get("energy_windows") == 0:
+        return None
+    prompts_s, hops_s = row.prefill_s or 0.0, row.decode_s or 0.0
+    if prompts_s > _MOST_PROMPT_SHARE * (prompts_s + hops_s):
+        return None
+    return row.energy_j_per_query * row.problems / row.tokens
 
 
 def _check_crossings(prediction: Prediction, records: Sequence[RunRecord]) -> list[CrossingCheck]:

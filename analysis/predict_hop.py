@@ -7,7 +7,8 @@
 
 The traffic of a row is its KV cache, read once, and what norms, rotation, activation and sampling read and write.
 Attention has to wait for the cache to come from memory, which at B = 1 takes longer than its traffic: its kernels take
-D, the fixed time of a call of the baseline, where the others take d, that of an empty kernel. Native runs may calibrate
+D, the fixed time of a call of the baseline, where the others take d, that of an empty kernel (in the fused engine f,
+that of its norm of one row). Native runs may calibrate
 two numbers: the time of a kernel between linears, and the share of the bandwidth that the traffic of a row reaches.
 Nothing else may be calibrated.
 """
@@ -20,7 +21,7 @@ from enum import Enum
 
 from analysis.checks import above_zero
 from analysis.fit_crossing import Layer, linear_time
-from analysis.fit_input import BASELINE, decodes
+from analysis.fit_input import BASELINE, GEMV, GEMV_ROWS, NATIVE_KERNELS, decodes
 from analysis.hop_cost import Cost, Line, hop_energy
 from analysis.predict_machine import Machine
 
@@ -58,11 +59,11 @@ class Kernels:
 
 
 KERNELS: Mapping[HopEngine, Kernels] = {
-    HopEngine.GRAPH: Kernels(per_layer=31, attention=2, head_norm=8, bias=1, alone=0, once=37),
+    HopEngine.GRAPH: Kernels(per_layer=31, attention=1, head_norm=8, bias=1, alone=0, once=37),
     # Two for heads, rotation and cache (three for one row), two for residuals with norms, one for the activation.
-    HopEngine.COMPILE: Kernels(per_layer=5, attention=2, head_norm=0, bias=0, alone=1, once=8),
-    # One for each call, at any number of rows.
-    HopEngine.FUSED: Kernels(per_layer=4, attention=2, head_norm=0, bias=0, alone=0, once=8),
+    HopEngine.COMPILE: Kernels(per_layer=5, attention=1, head_norm=0, bias=0, alone=1, once=8),
+    # One for each call, at any number of rows; heads, rotation and cache belong to the one of attention.
+    HopEngine.FUSED: Kernels(per_layer=3, attention=1, head_norm=0, bias=0, alone=0, once=8),
     HopEngine.EAGER: Kernels(per_layer=32, attention=2, head_norm=16, bias=3, alone=0, once=24),
 }
 # Tensors of the hidden width that a row reads and writes between the linears of a layer, and of the feed-forward width.
@@ -190,10 +191,40 @@ class HopSetting:
 
 
 def linears_time(machine: Machine, model: ModelShape, kernel: str, engine: HopEngine, row: int) -> Cost:
-    """Return the device time of a hop's linears and its output layer over the batch, s."""
-    own: Sequence[float] = machine.kernel(kernel).time.rows[row].tolist()
-    native: Sequence[float] = machine.kernel(BASELINE).time.rows[row].tolist()
-    return linear_time(own, model.linears(engine)).plus(linear_time(native, (model.head,)))
+    """Return the device time of a hop's linears and its output layer over the batch, s.
+
+    The output layer is native; an eager hop multiplies it by torch whatever the kernel.
+    """
+    head = kernel if kernel in NATIVE_KERNELS and engine is not HopEngine.EAGER else BASELINE
+    linears = _products_time(machine, kernel, model.linears(engine), engine, row)
+    return linears.plus(_products_time(machine, head, (model.head,), engine, row))
+
+
+def why_no_gemv(machine: Machine, engine: HopEngine) -> str | None:
+    """Say what a reader must know of native weights where the engine's kernel for few rows was not fitted."""
+    if engine is not HopEngine.FUSED or GEMV in machine.kernels:
+        return None
+    return (
+        f"the fits of {machine.fitted_on} lack {GEMV}, by which the fused engine multiplies up to {GEMV_ROWS} rows by "
+        f"native weights: they are predicted as {BASELINE}, which takes longer; measure it with `qt-profile sweep "
+        "--for-fit`"
+    )
+
+
+def _products_time(
+    machine: Machine, kernel: str, layers: Sequence[Layer], engine: HopEngine, row: int
+) -> Cost:
+    """Products with the weights of one kernel; few rows of native ones have a kernel of their own."""
+
+    def time_by(name: str) -> Cost:
+        parameters: Sequence[float] = machine.kernel(name).time.rows[row].tolist()
+        return linear_time(parameters, layers)
+
+    if kernel not in NATIVE_KERNELS:
+        return time_by(kernel)
+    if kernel == BASELINE and (engine is not HopEngine.FUSED or GEMV not in machine.kernels):
+        return time_by(BASELINE)
+    return time_by(GEMV).until(GEMV_ROWS, time_by(BASELINE))
 
 
 def hop_time_of(machine: Machine, model: ModelShape, kernel: str, setting: HopSetting, row: int) -> Cost:
@@ -211,7 +242,7 @@ def hop_time_of(machine: Machine, model: ModelShape, kernel: str, setting: HopSe
     """
     linears = linears_time(machine, model, kernel, setting.engine, row)
     row_s = model.row_bytes(setting.context) / machine.bytes_per_s
-    kernel_s, factor = machine.node_s(row), 1.0
+    kernel_s, factor = machine.node_s(row, is_fused=setting.engine is HopEngine.FUSED), 1.0
     if setting.calibration is not None:
         calibrated_s, factor = setting.calibration.at(row)
         kernel_s = kernel_s if setting.engine is HopEngine.EAGER else calibrated_s

@@ -9,7 +9,6 @@ import numpy as np
 
 from analysis.checks import above_zero
 from analysis.fit_file import FitsFile, Fitted
-from analysis.fit_host import HOST_PARAMETERS
 from analysis.fit_input import BASELINE
 from analysis.fit_solver import Floats
 from analysis.fit_time import TIME_PARAMETERS
@@ -140,13 +139,17 @@ class Machine:
             )
         return found
 
-    def node_s(self, row: int) -> float:
+    def node_s(self, row: int, *, is_fused: bool = False) -> float:
         """Return the time of a kernel that does nothing, s: inside a graph, on a CPU a call.
 
         Where no launch chain was timed, the shortest call of the baseline bounds it from above.
+
+        Args:
+            row: 0 for the estimates, 1 and above for a draw.
+            is_fused: one of the fused engine's kernels on one row instead, where those were timed.
         """
         host = {} if self.host is None else self.host.named(row)
-        for name in ("node_s", "launch_s"):
+        for name in ("fused_node_s", "node_s", "launch_s")[not is_fused :]:
             if name in host:
                 return host[name]
         return self.kernel(BASELINE).time.named(row)["launch_s"]
@@ -219,7 +222,7 @@ def _machine(
         raise ValueError(f"the fits of {fits.machine} hold no read bandwidth, so no traffic has a time")
     warnings = []
     host = None if fits.host is None else Draws.of(fits.host)
-    if host is None or (gpu is not None and not set(HOST_PARAMETERS[2:]) <= set(host.names)):
+    if host is None or (gpu is not None and not {"graph_s", "node_s"} <= set(host.names)):
         warnings.append(
             "no graphs of launches were timed: a kernel between the linears takes as long as the baseline's shortest "
             "call, which is too much; measure with `qt-profile sweep --for-fit`, or give native runs with --calibrate"

@@ -18,6 +18,7 @@ from benchmarks.kernel_energy import EnergyPlan, measure_kernels
 from benchmarks.machine import Target
 from benchmarks.plan import SweepPlan
 from benchmarks.variants import BASELINE
+from kernels.registry import get_kernel
 from profiler.energy import EnergyMeter, best_meter, interleaved_windows
 from profiler.energy_fill import Windows
 from profiler.gpu_watch import GpuWatch, throttling_sentence
@@ -34,6 +35,7 @@ _WARM_CHAINS = 5
 # (launches, synchronisations): with few and with many of these per launch, or the two cannot be told apart.
 _EAGER_CHAINS = ((64, 1), (128, 1), (256, 1), (512, 1), (64, 16), (64, 64))
 _GRAPH_CHAINS = (16, 64, 256, 1024)
+_ROW_WIDTH, _EPSILON = 1024, 1e-6
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class FitPlan:
         window_s: length of each energy window, s; None for what the meter needs.
         lead_in_s: time of a load ahead of its window, s.
         eager: launches and synchronisations of chains launched one by one.
-        graphs: launches of chains replayed from a CUDA graph; empty on a CPU.
+        graphs: launches of chains replayed from a CUDA graph, each once with every kind of kernel; empty on a CPU.
         repeats: timings of each chain.
     """
 
@@ -62,7 +64,7 @@ class FitPlan:
     def steps(self) -> int:
         """Steps that progress counts: energy windows, idling among them, and chains."""
         windows = 1 + sum(len(p.variants) * len(p.shapes) * len(p.ms) for p in self.energy)
-        return windows + len(self.eager) + len(self.graphs)
+        return windows + len(self.eager) + 2 * len(self.graphs)
 
 
 @dataclass
@@ -169,20 +171,35 @@ def _measure_launches(
                 wait()
 
         found.launch_chains.append(_timed("eager", launches, syncs, chain, plan.repeats))
-    for number, launches in enumerate(plan.graphs):
-        on_progress(len(plan.eager) + number, f"a graph of {launches} launches")
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            for _ in range(launches):
-                word.add_(1)
+    done = len(plan.eager)
+    for engine, launch in _graph_kernels(target, word) if plan.graphs else ():
+        for launches in plan.graphs:
+            on_progress(done, f"a graph of {launches} launches, {engine}")
+            done += 1
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                for _ in range(launches):
+                    launch()
 
-        def replay(graph: torch.cuda.CUDAGraph = graph) -> None:
-            graph.replay()
-            wait()
+            def replay(graph: torch.cuda.CUDAGraph = graph) -> None:
+                graph.replay()
+                wait()
 
-        entry = _timed("graph", launches, 1, replay, plan.repeats)
-        entry["device_us_p50"] = _device_us_p50(graph, plan.repeats)
-        found.launch_chains.append(entry)
+            entry = _timed(engine, launches, 1, replay, plan.repeats)
+            entry["device_us_p50"] = _device_us_p50(graph, plan.repeats)
+            found.launch_chains.append(entry)
+
+
+def _graph_kernels(target: Target, word: torch.Tensor) -> list[tuple[str, Callable[[], object]]]:
+    """What graphs are chains of: an empty kernel, and one of the fused engine's, a norm of one row."""
+    kernels: list[tuple[str, Callable[[], object]]] = [("graph", lambda: word.add_(1))]
+    if not get_kernel("fused_nf4").implementations["triton"].why_not(target.device):
+        from kernels.triton_impl.layer_ops import rms_norm
+
+        row, weight = torch.ones(2, 1, _ROW_WIDTH, device=target.device, dtype=torch.bfloat16)
+        rms_norm(row, weight[0], _EPSILON)  # compiled before it is captured
+        kernels.append(("fused", lambda: rms_norm(row, weight[0], _EPSILON)))
+    return kernels
 
 
 def _nothing() -> None:
@@ -237,7 +254,7 @@ def _measure_energy(
             f"no energy is measured here, so a fit identifies no joules: {meter.reason} (source {meter.source})"
         )
         return
-    done = len(plan.eager) + len(plan.graphs)
+    done = len(plan.eager) + 2 * len(plan.graphs)
 
     def told(label: str) -> None:
         nonlocal done

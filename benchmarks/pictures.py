@@ -143,7 +143,7 @@ def _grid(
     from matplotlib.figure import Figure
 
     shapes = _shapes(rows)
-    all_bits = sorted({row.bits for row in rows if row.bits and row.kernel != BASELINE}) or [16]
+    all_bits = sorted({row.bits for row in rows if row.bits and not _is_native(row.kernel)}) or [16]
     width, height = _PANEL_INCHES
     size = (width * len(shapes) + _LEGEND_INCHES, height * len(all_bits) + 0.5)
     figure = Figure(figsize=size, layout="constrained")
@@ -153,7 +153,7 @@ def _grid(
     grid = figure.subplots(len(all_bits), len(shapes), squeeze=False)
     ms = sorted({row.m for row in rows})
     for line, bits in zip(grid, all_bits, strict=True):
-        shown = [row for row in rows if row.bits == bits or row.kernel == BASELINE]
+        shown = [row for row in rows if row.bits == bits or _is_native(row.kernel)]
         styles = _styles(row.kernel for row in shown)
         for axes, shape in zip(line, shapes, strict=True):
             own = [row for row in shown if (row.n, row.k) == shape]
@@ -199,7 +199,7 @@ def _vendor_limits(axes: Axes, spec: GpuSpec, own: Sequence[SweepRow]) -> None:
         ls=":",
         label=f"vendor's bandwidth, {spec.memory_gb_s:,.0f} GB/s",
     )
-    fused = [row for row in own if row.kernel != BASELINE and row.weight_only and row.flops]
+    fused = [row for row in own if not _is_native(row.kernel) and row.weight_only and row.flops]
     by_m = {row.m: (row.bytes_moved or 0) / (row.flops or 1) for row in fused}
     ms = sorted(by_m)
     axes.plot(
@@ -223,12 +223,19 @@ def _shapes(rows: Sequence[SweepRow]) -> list[tuple[int, int]]:
     return found[-_MOST_SHAPES:]
 
 
+def _is_native(name: str) -> bool:
+    return name in KERNELS and KERNELS[name].scheme is Scheme.NATIVE
+
+
 def _is_unfused(name: str) -> bool:
     return name in KERNELS and KERNELS[name].scheme is Scheme.UNFUSED
 
 
 def _styles(names: Iterable[str]) -> dict[str, _Line]:
-    """Ours solid with dots, unfused dotted in the colour of its format, peers dashed with other marks."""
+    """Ours solid with dots, unfused dotted in the colour of its format, peers dashed with other marks.
+
+    Native kernels are black, all but the baseline dashed.
+    """
     styles: dict[str, _Line] = {}
     colours: dict[str, str] = {}
     peers = 0
@@ -239,7 +246,7 @@ def _styles(names: Iterable[str]) -> dict[str, _Line]:
             styles[name] = _Line(colour, "--", marker, 1.1)
             peers += 1
         elif kernel.format is None:
-            styles[name] = _Line(_BLACK, "-", "o", 1.6)
+            styles[name] = _Line(_BLACK, "-" if name == BASELINE else "--", "o", 1.6)
         else:
             colour = colours.setdefault(kernel.format.name, _OURS[len(colours) % len(_OURS)])
             styles[name] = {

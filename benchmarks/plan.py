@@ -12,7 +12,7 @@ from kernels.formats import FORMATS, get_format
 from kernels.peers.kernel import PEER_KERNELS
 from kernels.peers.peer import Peer
 from kernels.peers.registry import PEERS, find_peers
-from kernels.registry import KERNELS, get_kernel
+from kernels.registry import KERNELS, Scheme, get_kernel
 
 T = TypeVar("T")
 
@@ -32,6 +32,7 @@ _GPU_REPEATS = 50
 # What a fit needs: launch-bound to bandwidth-bound, narrow and wide, the same n k with another n + k, both sides of
 # the ridge; and of every format what it costs with and without decoding.
 _FIT_FORMATS = ("nf4", "fp4", "int8", "fp8")
+_FIT_GPU_KERNELS = ("gemv_bf16",)
 _FIT_KERNELS = (
     *(f"{scheme}_{fmt}" for fmt in _FIT_FORMATS for scheme in ("unfused", "fused", "null")),
     "native_int8",
@@ -167,6 +168,7 @@ def fit_request(request: SweepRequest, on_cpu: bool) -> SweepRequest:
     Raises:
         ValueError: it names kernels, shapes, rows or peers of its own, or too few repeats for an interval.
     """
+    kernels = _FIT_KERNELS if on_cpu else (*_FIT_GPU_KERNELS, *_FIT_KERNELS)
     own = {
         "--format": ",".join(request.formats) or None,
         "--kernels": request.kernels,
@@ -178,14 +180,14 @@ def fit_request(request: SweepRequest, on_cpu: bool) -> SweepRequest:
     given = [f"{option} {value}" for option, value in own.items() if value is not None]
     if given:
         raise ValueError(
-            f"--for-fit measures {len(_FIT_KERNELS) + 1} kernels at shapes of its own, which "
+            f"--for-fit measures {len(kernels) + 1} kernels at shapes of its own, which "
             f"{', '.join(given)} contradicts"
         )
     if request.repeats is not None and request.repeats < FIT_LEAST_REPEATS:
         raise ValueError(f"repeats={request.repeats} is less than {FIT_LEAST_REPEATS}, what --for-fit needs")
     return replace(
         request,
-        kernels=",".join(_FIT_KERNELS),
+        kernels=",".join(kernels),
         shapes=_FIT_CPU_SHAPES if on_cpu else _FIT_GPU_SHAPES,
         m=_FIT_CPU_MS if on_cpu else _FIT_GPU_MS,
         repeats=request.repeats or FIT_LEAST_REPEATS,
@@ -262,7 +264,9 @@ def _kernels(request: SweepRequest, device_type: str, is_here: bool) -> tuple[Ke
     if not formats or ALL in words:
         formats = list(FORMATS.values())
     if request.kernels is None:
-        chosen = [kernel for kernel in KERNELS.values() if kernel.format in formats]
+        # On a CPU every native kernel is torch's own product.
+        native = [] if device_type == "cpu" else [k for k in KERNELS.values() if k.scheme is Scheme.NATIVE]
+        chosen = [*native, *(kernel for kernel in KERNELS.values() if kernel.format in formats)]
     else:
         names = _words(request.kernels, "kernels")
         theirs = next((name for name in names if name in PEER_KERNELS or name in PEERS), None)

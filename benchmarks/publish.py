@@ -7,33 +7,48 @@ Every measured number in README.md and in the model card stands between ``<!-- b
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from analysis.chain_picture import draw_chain
+from benchmarks.accuracy_tables import accuracy_by_batch_table
 from benchmarks.chain_tables import accuracy_table, chain_table, training_table
 from benchmarks.energy_tables import call_energy_table, meter_table
-from benchmarks.published import ROOT, published_energy, published_run, published_sweeps
+from benchmarks.hop_tables import engine_table, hop_table
+from benchmarks.prediction_tables import prediction_page, prediction_summary
+from benchmarks.published import (
+    ROOT,
+    NotPublished,
+    place_of,
+    published_chains,
+    published_energy,
+    published_predictions,
+    published_run,
+    published_sweeps,
+)
+from benchmarks.query_energy_tables import energy_page, energy_summary
 from benchmarks.sweep_tables import sweep_page, sweep_summary
+from benchmarks.trace_tables import published_trace, trace_table
 from profiler.record import load_record, load_run
 
 PICTURE = ROOT / "docs" / "images" / "chain.png"
 DOCS = ROOT / "docs"
 CARD = ROOT / "reasoning" / "tiny" / "README.md"
 _SUMMARY_MS = (1, 8, 16, 64, 128)
+_HOP_BATCH_SIZES = (1, 8, 32, 64, 128)
 
 
 def blocks() -> dict[Path, dict[str, str]]:
-    """Every generated block by file and name."""
-    cpu, h200 = published_run("cpu", batch_size=10), published_run("h200", batch_size=1)
-    accuracy, sweeps = published_run("h200", batch_size=500), published_sweeps("h200")
-    return {
+    """Every generated block by file and name; what is left out is said on stderr."""
+    cpu, accuracy = published_run("cpu", batch_size=10), published_run("h200", batch_size=500)
+    sweeps = published_sweeps("h200")
+    found = {
         ROOT / "README.md": {
             "chain-cpu": chain_table(cpu),
             "sweep-h200": sweep_summary(sweeps, _SUMMARY_MS),
-            "chain-h200": chain_table(h200),
         },
         DOCS / "kernels.md": {"sweep-h200": sweep_page(sweeps)},
         DOCS / "measurement.md": {
@@ -42,6 +57,38 @@ def blocks() -> dict[Path, dict[str, str]]:
         },
         CARD: {"training": training_table(), "accuracy": accuracy_table(accuracy)},
     }
+    for path, name, make in _measured_chains():
+        try:
+            block = make()
+        except NotPublished as missing:
+            typer.echo(f"{place_of(path)}: {name} is left as it is: {missing}", err=True)
+            continue
+        if f"<!-- begin: {name} -->" in path.read_text(encoding="utf-8"):
+            found.setdefault(path, {})[name] = block
+        else:
+            typer.echo(f"{place_of(path)}: {name} has no place, which its marks would give it", err=True)
+    return found
+
+
+def _measured_chains() -> list[tuple[Path, str, Callable[[], str]]]:
+    """Blocks of chain runs by file and name: each is there once its runs are committed and its page has the marks."""
+    chains = published_chains("h200")
+    readme = ROOT / "README.md"
+
+    def checked(make: Callable[..., str]) -> Callable[[], str]:
+        return lambda: make(*published_predictions("h200"), chains)
+
+    return [
+        (readme, "chain-h200", lambda: chain_table(published_run("h200", batch_size=1))),
+        (readme, "hops-h200", lambda: hop_table(chains, _HOP_BATCH_SIZES)),
+        (readme, "energy-h200", lambda: energy_summary(chains)),
+        (readme, "predicted-h200", checked(prediction_summary)),
+        (DOCS / "chain.md", "engines-h200", lambda: engine_table(chains)),
+        (DOCS / "measurement.md", "energy-h200", lambda: energy_page(chains)),
+        (DOCS / "predict.md", "predicted-h200", checked(prediction_page)),
+        (DOCS / "traces.md", "trace-h200", lambda: trace_table(published_trace("h200"))),
+        (CARD, "accuracy-h200", lambda: accuracy_by_batch_table(chains)),
+    ]
 
 
 def with_blocks(text: str, named: dict[str, str]) -> str:

@@ -2,28 +2,65 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from analysis.predict_file import Prediction, read_prediction
+from analysis.predict_history import HISTORY, HeldOut, read_history
 from profiler.record import RunRecord, SweepRow, list_runs, load_record
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+PREDICTIONS = "predictions"
+"""Folder of a machine's stored predictions and of the history of their checks."""
+
+Chains = Sequence[tuple[Path, RunRecord]]
+
+
+class NotPublished(ValueError):
+    """No committed record holds what a block shows; the message says what is missing."""
 
 
 def published_run(folder: str, *, batch_size: int) -> Path:
-    """The committed chain run of a machine at a batch size, the latest where there are several.
+    """The committed eager chain run of ``tiny`` on a machine at one batch size, the latest where there are several.
 
     Raises:
         ValueError: there is none.
     """
-    runs = [
-        path
-        for path in list_runs(RESULTS / folder)
-        if load_record(path).arguments.get("batch_size") == batch_size
-    ]
+    runs = []
+    for path in list_runs(RESULTS / folder):
+        arguments = load_record(path).arguments
+        wanted = {"model": "tiny", "engine": "eager", "batch_size": batch_size}
+        if all(arguments.get(name) == value for name, value in wanted.items()):
+            runs.append(path)
     if not runs:
-        raise ValueError(f"no chain run with batch_size={batch_size} under {RESULTS.name}/{folder}")
+        raise ValueError(
+            f"no eager chain run of tiny with batch_size={batch_size} under {RESULTS.name}/{folder}"
+        )
     return max(runs, key=lambda path: path.name)
+
+
+def published_chains(folder: str) -> Chains:
+    """Every committed chain run of a machine with its folder, oldest first."""
+    runs = [(path, load_record(path)) for path in list_runs(RESULTS / folder)]
+    return [(path, record) for path, record in runs if record.kind == "chain"]
+
+
+def published_predictions(folder: str) -> tuple[list[tuple[Path, Prediction]], list[HeldOut]]:
+    """The stored predictions of a machine with their files, oldest first, and the history of their checks.
+
+    Raises:
+        ValueError: a file there is no prediction, or a line of the history is no entry.
+    """
+    place = RESULTS / folder / PREDICTIONS
+    predictions = [(path, read_prediction(path)) for path in sorted(place.glob("*.json"))]
+    predictions.sort(key=lambda pair: pair[1].created_utc)
+    return predictions, read_history(place / HISTORY)
+
+
+def place_of(path: Path) -> str:
+    """A path as pages name it: from the repository's root."""
+    return (path.relative_to(ROOT) if path.is_relative_to(ROOT) else path).as_posix()
 
 
 def published_energy(folder: str, slug: str) -> Path:
@@ -41,7 +78,7 @@ def published_energy(folder: str, slug: str) -> Path:
 def published_sweeps(folder: str) -> dict[tuple[int, int], Path]:
     """For every shape (n, k), the largest first, the committed sweep of a machine with the most times.
 
-    Of several with as many it is the latest.
+    Of several with as many it is the latest. Sweeps for fits have shapes and kernels of their own and are left out.
 
     Raises:
         ValueError: there is no sweep.
@@ -49,7 +86,7 @@ def published_sweeps(folder: str) -> dict[tuple[int, int], Path]:
     best: dict[tuple[int, int], tuple[int, Path]] = {}
     for path in sorted(list_runs(RESULTS / folder)):
         record = load_record(path)
-        if record.kind == "sweep":
+        if record.kind == "sweep" and not _is_for_fit(record):
             for shape in shapes_of(record):
                 times = len(rows_of(record, shape))
                 if times >= best.get(shape, (0, path))[0]:
@@ -57,6 +94,11 @@ def published_sweeps(folder: str) -> dict[tuple[int, int], Path]:
     if not best:
         raise ValueError(f"no sweep under {RESULTS.name}/{folder}")
     return {shape: best[shape][1] for shape in sorted(best, key=lambda shape: -shape[0] * shape[1])}
+
+
+def _is_for_fit(record: RunRecord) -> bool:
+    given = record.arguments.get("given")
+    return isinstance(given, dict) and given.get("for_fit") is True
 
 
 def shapes_of(record: RunRecord) -> list[tuple[int, int]]:
@@ -81,7 +123,4 @@ def source_line(record: RunRecord, path: Path) -> str:
         f"{name} {environment.versions[name]}" for name in ("torch", "triton") if name in environment.versions
     )
     batch = f"batch {record.arguments['batch_size']}; " if record.kind == "chain" else ""
-    return (
-        f"{machine}; {versions}; {batch}{record.created_utc:%Y-%m-%d}; "
-        f"record `{path.relative_to(ROOT).as_posix()}`."
-    )
+    return f"{machine}; {versions}; {batch}{record.created_utc:%Y-%m-%d}; record `{place_of(path)}`."

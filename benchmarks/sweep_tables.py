@@ -9,7 +9,7 @@ from benchmarks.markdown import table
 from benchmarks.published import rows_of, source_line
 from profiler.record import RunRecord, SweepRow, load_record
 
-_OURS = ("bf16", "fused_", "native_", "unfused_")
+_OURS = ("bf16", "gemv_", "fused_", "native_", "unfused_")
 
 
 def sweep_page(by_shape: Mapping[tuple[int, int], Path]) -> str:
@@ -69,7 +69,7 @@ def floor_table(records: Mapping[tuple[int, int], RunRecord], m: int) -> str:
     cells: dict[str, dict[tuple[int, int], SweepRow]] = {}
     for shape, record in records.items():
         for row in rows_of(record, shape):
-            if row.m == m and (row.kernel == "bf16" or row.kernel.startswith("fused_")):
+            if row.m == m and row.kernel.startswith(("bf16", "gemv_", "fused_")):
                 cells.setdefault(f"`{row.kernel}`", {})[shape] = row
     return table(
         f"m = {m}, share of the floor",

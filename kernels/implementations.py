@@ -23,7 +23,7 @@ from kernels.traffic import Scheme
 
 QuantLinear = Callable[[Tensor, QuantWeight, RangeHook], Tensor]
 NativeLinear = Callable[[Tensor, Tensor, RangeHook], Tensor]
-Describe = Callable[[QuantWeight, int | None, torch.dtype | None], str]
+Describe = Callable[..., str]
 
 _HALF = (torch.bfloat16, torch.float16)
 # The CUDA C++ kernels are written for these formats; the others keep Triton.
@@ -64,15 +64,27 @@ class Implementation:
         return self.load()
 
 
-def implementations_of(scheme: Scheme, fmt: Format | None) -> Mapping[str, Implementation]:
+def native_implementations(*, has_gemv: bool) -> Mapping[str, Implementation]:
+    """The implementations of a kernel that multiplies by native weights.
+
+    Args:
+        has_gemv: whether few rows have a kernel of ours; otherwise torch alone.
+    """
+    found = {"torch": Implementation("torch", _load_native, ("cpu", "cuda"))}
+    if has_gemv:
+        found["triton"] = Implementation(
+            "triton", _load_gemv, ("cuda",), why_not=_why_not_triton, describe=_describe_gemv
+        )
+    return found
+
+
+def implementations_of(scheme: Scheme, fmt: Format) -> Mapping[str, Implementation]:
     """The implementations of one kernel by name.
 
     Args:
         scheme: how the kernel treats the cast.
-        fmt: the weight's format; None for native.
+        fmt: the weight's format.
     """
-    if fmt is None:
-        return {"torch": Implementation("torch", _load_native, ("cpu", "cuda"))}
     if scheme is Scheme.W8A8:
         w8a8 = Implementation(
             "torch",
@@ -137,6 +149,12 @@ def _load_native() -> NativeLinear:
     return native_linear
 
 
+def _load_gemv() -> NativeLinear:
+    from kernels.triton_impl import gemv
+
+    return gemv.linear
+
+
 def _load_w8a8() -> QuantLinear:
     return native_w8a8.native_linear
 
@@ -165,6 +183,12 @@ def _load_cuda(scheme: Scheme) -> QuantLinear:
     from kernels.cuda_impl import linear
 
     return {Scheme.FUSED: linear.fused_linear, Scheme.NULL: linear.null_linear}[scheme]
+
+
+def _describe_gemv() -> Describe:
+    from kernels.triton_impl import gemv
+
+    return gemv.describe
 
 
 def _describe_triton() -> Describe:

@@ -21,11 +21,16 @@ from kernels.quant_weight import DoubleQuantScales, QuantWeight
 
 _Key = tuple[str, int, tuple[int, ...]]
 _Linear = Callable[[Tensor, Sequence[Tensor], str, int, str], Tensor]
+_NativeLinear = Callable[[Tensor, Tensor, str, str], Tensor]
 
 _library = torch.library.Library("qt_profile", "FRAGMENT")
 # Defined with Library: a call costs a third of one through torch.library.custom_op.
 _library.define(
     "linear(Tensor x, Tensor[] weight, str kernel, int group_size, str implementation) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+_library.define(
+    "native_linear(Tensor x, Tensor weight, str kernel, str implementation) -> Tensor",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 
@@ -54,9 +59,26 @@ def traced_linear(x: Tensor, w: QuantWeight, kernel: str, implementation: str) -
     return call(x, tensors_of(w), kernel, w.group_size, implementation)
 
 
-def implement(linear: _Linear) -> None:
-    """Say what the operator runs: ``linear(x, weight, kernel, group_size, implementation)``, as in its schema."""
+def traced_native_linear(x: Tensor, w: Tensor, kernel: str, implementation: str) -> Tensor:
+    """Call the operator of native weights, ``qt_profile::native_linear``.
+
+    Args:
+        x: activations [..., k].
+        w: [n, k] in x's dtype.
+        kernel: as for :func:`traced_linear`.
+        implementation: likewise.
+
+    Returns:
+        [..., n] in x's dtype.
+    """
+    call: Callable[..., Tensor] = torch.ops.qt_profile.native_linear.default
+    return call(x, w, kernel, implementation)
+
+
+def implement(linear: _Linear, native_linear: _NativeLinear) -> None:
+    """Say what the operators run, with arguments as in their schemas."""
     _library.impl("linear", linear, "CompositeExplicitAutograd")
+    _library.impl("native_linear", native_linear, "CompositeExplicitAutograd")
 
 
 def remember(w: QuantWeight) -> None:
@@ -139,4 +161,9 @@ def _fake_linear(
     return x.new_empty(x.shape[0], weight[0].shape[0])
 
 
+def _fake_native_linear(x: Tensor, weight: Tensor, kernel: str, implementation: str) -> Tensor:
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
+
+
 torch.library.register_fake("qt_profile::linear", _fake_linear, lib=_library)
+torch.library.register_fake("qt_profile::native_linear", _fake_native_linear, lib=_library)

@@ -1,4 +1,6 @@
-"""Every kernel by name: ``bf16``; ``unfused_F``, ``fused_F``, ``null_F`` for every format F; ``native_F`` for 8-bit F.
+"""Every kernel by name: ``bf16``, ``gemv_bf16``; ``unfused_F``, ``fused_F``, ``null_F``; ``native_F`` for 8-bit F.
+
+The first two multiply by native weights, F is every format.
 
 An explicit choice of implementation never falls back to another; records store the one that ran.
 """
@@ -16,7 +18,7 @@ from torch import Tensor
 
 from kernels import ops
 from kernels.formats import FORMATS, Format
-from kernels.implementations import Implementation, has_w8a8, implementations_of
+from kernels.implementations import Implementation, has_w8a8, implementations_of, native_implementations
 from kernels.native_w8a8 import activation_error_bound
 from kernels.peers.peer import PeerWeight
 from kernels.quant_weight import QuantWeight
@@ -91,7 +93,7 @@ class Kernel:
         Args:
             x: activations [..., k]; for a ``QuantWeight`` with adjacent columns, and leading dimensions that make one
                 without a copy.
-            w: a ``QuantWeight`` of this kernel's format, or for ``bf16`` a tensor [n, k] in x's dtype.
+            w: a ``QuantWeight`` of this kernel's format, or for native kernels a tensor [n, k] in x's dtype.
             implementation: which one to run; None takes ``implementation_for(x.device)``.
             ranges: opens ``tau_cast`` and ``tau_comp`` (see ``opens_ranges``) or ``linear`` around the work.
 
@@ -140,14 +142,16 @@ class Kernel:
             dtype: dtype of x.
 
         Returns:
-            For instance ``torch-compiled``, ``triton``, ``torch _scaled_mm row-wise`` (with a weight and m).
+            For instance ``torch-compiled``, ``triton``, ``torch _scaled_mm row-wise`` (with a weight and m), ``triton
+            gemv up to 2 rows, torch beyond`` (with a weight).
 
         Raises:
             ValueError: no such implementation.
         """
         chosen = self._implementation(implementation)
         text = chosen.name if chosen.detail is None else chosen.detail(torch.device(device))
-        if chosen.describe is None or not isinstance(weight, QuantWeight):
+        wanted = Tensor if self.format is None else QuantWeight
+        if chosen.describe is None or not isinstance(weight, wanted):
             return text
         return f"{text} {chosen.describe()(weight, m, dtype)}".rstrip()
 
@@ -253,7 +257,9 @@ class Kernel:
         if x.device != w.device:
             raise ValueError(f"x is on {x.device}, the weight of {self.name} on {w.device}")
         if ops.is_traced(x):
-            return F.linear(x, w)
+            if len(self.implementations) == 1:
+                return F.linear(x, w)
+            return ops.traced_native_linear(x, w, self.name, implementation or "")
         chosen = self._choices.get((implementation, x.device)) or self._choose(implementation, x.device)
         with ranges("linear"):
             return chosen.function(x, w, ranges)
@@ -283,8 +289,11 @@ _QUANTIZED_SCHEMES = (Scheme.UNFUSED, Scheme.FUSED, Scheme.NULL)
 
 
 def build_kernels(formats: Mapping[str, Format]) -> dict[str, Kernel]:
-    """The kernels that a table of formats gives: ``bf16``, one per scheme and format, and W8A8 for formats of bytes."""
-    kernels = {"bf16": Kernel("bf16", Scheme.NATIVE, None, implementations_of(Scheme.NATIVE, None))}
+    """The kernels that a table of formats gives: native ones, one per scheme and format, and W8A8 for bytes."""
+    kernels = {
+        name: Kernel(name, Scheme.NATIVE, None, native_implementations(has_gemv=name != "bf16"))
+        for name in ("bf16", "gemv_bf16")
+    }
     for fmt in formats.values():
         for scheme in _QUANTIZED_SCHEMES:
             name = f"{scheme.value}_{fmt.name}"
@@ -312,6 +321,14 @@ def get_kernel(name: str) -> Kernel:
         raise ValueError(f"unknown kernel {name!r}; {hint}known kernels: {', '.join(KERNELS)}") from None
 
 
+def _run_native_operator(x: Tensor, weight: Tensor, kernel: str, implementation: str) -> Tensor:
+    found = get_kernel(kernel)
+    chosen = found._choices.get((implementation or None, x.device)) or found._choose(
+        implementation or None, x.device
+    )
+    return chosen.function(x, weight, NO_RANGES)
+
+
 def _run_operator(
     x: Tensor, weight: Sequence[Tensor], kernel: str, group_size: int, implementation: str
 ) -> Tensor:
@@ -324,4 +341,4 @@ def _run_operator(
     return found._rows(x, w, implementation or None, NO_RANGES)
 
 
-ops.implement(_run_operator)
+ops.implement(_run_operator, _run_native_operator)

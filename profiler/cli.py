@@ -93,6 +93,12 @@ def trace(
         typer.Option(help="NVTX domain to read, or all; qt-profile by default, where the trace has it."),
     ] = None,
     layers: Annotated[bool, typer.Option("--layers", help="Show every decoder layer by itself.")] = False,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN", help="With read: compare with the ranges that this run record timed itself."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
 ) -> None:
     """Run a command under Nsight Systems, or read such a trace: kernels, device time, gaps, tau_cast, tau_comp.
@@ -103,7 +109,7 @@ def trace(
     from profiler.cli_trace import TraceJob, run_trace
 
     root: Any = context.find_root().command
-    job = TraceJob(tuple(words), out, fallback, png, domain, layers, as_json)
+    job = TraceJob(tuple(words), out, fallback, png, domain, layers, as_json, against)
     here = functools.partial(root.main, prog_name="qt-profile", standalone_mode=False)
     raise typer.Exit(run_trace(job, root.list_commands(context), here))
 

@@ -37,9 +37,9 @@ def chain_command(
     engine: Annotated[
         str,
         typer.Option(
-            help="eager: Hugging Face's forward pass, paced by the host; graph: one CUDA graph per hop; compile: "
-            "the same with compiled layers; fused: the same with our own kernels between the linears; auto: compile "
-            "on a GPU, eager on a CPU."
+            help="eager: Hugging Face's forward pass, paced by the host; hf_graph: the same layers, one CUDA graph "
+            "per hop; graph: our decoder, one CUDA graph per hop; compile: the same with compiled layers; fused: the "
+            "same with our own kernels between the linears; auto: fused on a GPU, eager on a CPU."
         ),
     ] = "auto",
     problems: Annotated[
@@ -147,7 +147,7 @@ def chain_command(
         raise ValueError("--ablate prints what is replayed, but --ablation 0 replays nothing")
     check_one_of("device", device, ("auto", "cpu", "cuda"))
     check_one_of("weights", weights, ("real", "random"))
-    check_one_of("engine", engine, ("auto", "eager", "graph", "compile", "fused"))
+    check_one_of("engine", engine, ("auto", *(e.value for e in Engine)))
     chosen_mode = _choice("mode", mode, ChainMode)
     kernels = [name for word in kernel or () for name in _listed("kernel", word)]
     if protocol is not None:
@@ -271,7 +271,7 @@ def _engine(wanted: str, device: str, spec: ChainSpec) -> Engine:
     from reasoning.chain_spec import Engine
 
     if wanted == "auto":
-        return Engine.COMPILE if device == "cuda" and not spec.why_not_captured else Engine.EAGER
+        return Engine.FUSED if device == "cuda" and not spec.why_not_captured else Engine.EAGER
     return Engine(wanted)
 
 

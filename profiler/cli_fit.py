@@ -46,7 +46,7 @@ def fit_command(
         time_crossing,
     )
     from analysis.fit_file import write_fits
-    from analysis.fit_input import BASELINE, read_runs
+    from analysis.fit_input import NATIVE_KERNELS, read_runs
     from analysis.fit_picture import draw_residuals
 
     if b_max < 2:
@@ -59,7 +59,7 @@ def fit_command(
         fits = fit_all(
             found, seed=seed, n_draws=draws, progress=lambda done, all_, name: status.update(f"fitted {name}")
         )
-    variants = [name for name in fits.kernels if name != BASELINE and not name.startswith("null_")]
+    variants = [n for n in fits.kernels if n not in NATIVE_KERNELS and not n.startswith("null_")]
     times = {name: time_crossing(fits, name, layers, b_max=b_max) for name in variants}
     energies = {name: energy_crossing(fits, name, layers, b_max=b_max) for name in variants}
     printed = {name: printed_b_star(fits, name, layers) for name in variants}

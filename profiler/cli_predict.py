@@ -150,10 +150,15 @@ def _predict(job: PredictJob) -> Prediction:
     from analysis.predict import Request, predict
     from analysis.predict_calibrate import calibrate, native_hops
     from analysis.predict_file import Prediction, now_utc
-    from analysis.predict_hop import HopEngine, HopSetting
+    from analysis.predict_hop import HopEngine, HopSetting, why_no_gemv
     from profiler.environment import capture_environment
     from reasoning.model_table import MODELS
 
+    if job.engine == "hf_graph":
+        raise ValueError(
+            "--engine hf_graph is not predicted, it is only measured; "
+            f"what is: {', '.join(e.value for e in HopEngine)}"
+        )
     if job.engine not in [e.value for e in HopEngine]:
         raise ValueError(f"--engine {job.engine!r} is none of {', '.join(e.value for e in HopEngine)}")
     how = HopEngine(job.engine)
@@ -209,7 +214,7 @@ def _predict(job: PredictJob) -> Prediction:
         cells=found.cells,
         crossings=found.crossings,
         scales=found.scales,
-        warnings=[*machine.warnings, *_missing(machine)],
+        warnings=[*machine.warnings, *_missing(machine), *filter(None, [why_no_gemv(machine, how)])],
     )
 
 

@@ -42,6 +42,8 @@ class TraceJob:
     """Keep decoder layers apart."""
     as_json: bool
     """Print one JSON object instead of tables."""
+    against: Path | None = None
+    """Run record whose own ranges the trace is compared with."""
 
 
 def run_trace(job: TraceJob, commands: Collection[str], run_here: Callable[[Sequence[str]], object]) -> int:
@@ -67,6 +69,10 @@ def run_trace(job: TraceJob, commands: Collection[str], run_here: Callable[[Sequ
             raise ValueError(f"trace read takes 1 file, got {len(job.words) - 1}")
         _read(job, Path(job.words[1]))
         return 0
+    if job.against is not None:
+        raise ValueError(
+            f"--against {job.against} takes trace read FILE, got {' '.join(job.words) or 'nothing'}"
+        )
     return _trace(job, _without_energy_windows(_command(job.words, commands)), run_here)
 
 
@@ -160,11 +166,18 @@ def _show(job: TraceJob, export: Path, more: dict[str, object]) -> None:
     from profiler.nsys_picture import draw_timeline
     from profiler.nsys_report import print_reading, to_json
     from profiler.nsys_trace import open_trace
+    from profiler.trace_against_run import compare_with_run, print_comparison
 
     with open_trace(export, domain=job.domain, layers=job.layers) as trace:
+        compared = None if job.against is None else compare_with_run(trace.reading, job.against)
+        if compared is not None:
+            more = {**more, "against": compared.as_json()}
         if not job.as_json:
             console = Console()
-            print_reading(trace.reading, console if console.is_terminal else Console(width=_TABLE_WIDTH))
+            console = console if console.is_terminal else Console(width=_TABLE_WIDTH)
+            print_reading(trace.reading, console)
+            if compared is not None:
+                print_comparison(compared, console)
         if job.png is not None:
             draw_timeline(trace, job.png)
         if job.as_json:

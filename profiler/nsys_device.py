@@ -12,6 +12,7 @@ from functools import lru_cache
 
 from profiler.nsys_launches import Launches, Path
 from profiler.nsys_schema import COPY, GRAPH, Schema
+from profiler.range_cost import HELD
 
 CAST, COMP, LINEAR = "tau_cast", "tau_comp", "linear"
 ROLES = (CAST, COMP, LINEAR)
@@ -30,6 +31,7 @@ class DeviceTotals:
     gap_ns: int = 0
     copy_ns: int = 0
     role_ns: dict[str, int] = field(default_factory=dict)
+    role_kernels: int = 0
 
     def add(self, other: DeviceTotals) -> None:
         """Add another range's figures."""
@@ -38,6 +40,7 @@ class DeviceTotals:
         self.busy_ns += other.busy_ns
         self.gap_ns += other.gap_ns
         self.copy_ns += other.copy_ns
+        self.role_kernels += other.role_kernels
         for role, ns in other.role_ns.items():
             self.role_ns[role] = self.role_ns.get(role, 0) + ns
 
@@ -94,8 +97,13 @@ def graft(launch: Path, capture: Path) -> Path:
 
 
 def role_of(path: Path) -> str | None:
-    """The innermost of ``tau_cast``, ``tau_comp`` and ``linear`` that a path is in."""
-    return next((name for name in reversed(path) if name in ROLES), None)
+    """The innermost of ``tau_cast``, ``tau_comp`` and ``linear`` that a path is in; None where the device is held."""
+    return None if is_held(path) else next((name for name in reversed(path) if name in ROLES), None)
+
+
+def is_held(path: Path) -> bool:
+    """Whether a path leads to what only keeps the device waiting for the host."""
+    return bool(path) and path[-1] == HELD
 
 
 class DevicePass:
@@ -147,6 +155,7 @@ class DevicePass:
         grafted, role = self._place(chain[0][1] if chain else None, capture)
         if role is not None and one.device_ns:
             one.role_ns[role] = one.device_ns
+            one.role_kernels = one.kernels
         for path in grafted:
             states = self._grafted.setdefault(_NO_RANGE if owner is None else owner, {})
             inner = states.get(path)
@@ -154,11 +163,14 @@ class DevicePass:
                 inner = states[path] = _Live(start, start)
             inner.cover(start, end)
             inner.totals.add(one)
-        for range_id, _, activities in chain:
+        held = bool(chain) and self._is_held(chain[0][1])
+        for depth, (range_id, _, activities) in enumerate(chain):
             live = self._live.get(range_id)
             if live is None:
                 live = self._live[range_id] = _Live(start, start, left=activities)
-            live.cover(start, end)
+            # What holds the device back is work of its own range alone; of those around it, it is a gap.
+            if not (held and depth):
+                live.cover(start, end)
             live.left -= 1
         # Sums go to the innermost range, and from there outwards when it is finished.
         for depth, (range_id, _, _) in enumerate(chain):
@@ -172,12 +184,15 @@ class DevicePass:
     def _finish(self, chain: tuple[tuple[int, int, int], ...]) -> None:
         range_id, path, _ = chain[0]
         live = self._live.pop(range_id)
-        if len(chain) > 1:
+        if len(chain) > 1 and not self._is_held(path):
             self._live[chain[1][0]].totals.add(live.totals)
         self._store(path, live)
         if range_id in self._hops:
             self._work.hops[range_id] = live.totals
         self._finish_grafted(range_id)
+
+    def _is_held(self, path: int) -> bool:
+        return is_held(self._paths.known[path][1])
 
     def _finish_grafted(self, range_id: int) -> None:
         for path, inner in self._grafted.pop(range_id, {}).items():

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from profiler.nsys_schema import COPY, OPEN_NS, Schema
+from profiler.range_cost import HELD
 
 Path = tuple[str, ...]
 """Names of nested ranges, the outermost first."""
@@ -268,14 +269,14 @@ class LaunchPass:
     def _close(self, frame: _Open) -> None:
         if frame.end == OPEN_NS:
             frame.end = max(self._last_ns, frame.start)
+        path = self._result.paths.known[frame.path][1]
         if frame.parent is not None:
             frame.parent.activities += frame.activities
-            frame.parent.launches += frame.launches
+            frame.parent.launches += frame.launches if path[-1] != HELD else 0
         totals = self._result.totals.setdefault(frame.path, RangeTotals())
         totals.instances += 1
         totals.wall_ns += frame.end - frame.start
         totals.launches += frame.launches
-        path = self._result.paths.known[frame.path][1]
         hop = HOP_NAME.fullmatch(path[-1])
         if hop is not None:
             index = int(hop[1]) if frame.payload is None and hop[1] else frame.payload

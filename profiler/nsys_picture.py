@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from profiler.nsys_device import CAST, COMP, LINEAR, activities_sql, graft, role_of
+from profiler.nsys_device import CAST, COMP, LINEAR, activities_sql, graft, is_held, role_of
 from profiler.nsys_launches import HopRange, Launches
 from profiler.nsys_schema import COPY
 from profiler.nsys_trace import OpenTrace
@@ -113,6 +113,8 @@ def _device_bars(trace: OpenTrace, window: _Window) -> dict[tuple[int, int], dic
         sql, (window.end, window.start)
     ):
         outer = () if launch is None else known[launch][1]
+        if is_held(outer):
+            continue
         role = role_of(outer if capture is None else graft(outer, known[capture][1]))
         kind_of = "copies and sets" if kind == COPY else role or "other kernels"
         bar = _Bar(max(start, window.start), end, "")

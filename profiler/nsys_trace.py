@@ -38,6 +38,10 @@ class Figures:
     """Device time inside ``tau_cast``; None without kernels in such a range."""
     comp_ns: int | None
     """Device time inside ``tau_comp``; None without kernels in such a range."""
+    linear_ns: int | None
+    """Device time inside ``tau_cast``, ``tau_comp`` and ``linear``; None without kernels in any of them."""
+    linear_kernels: int
+    """Kernels that ran in it."""
 
     @property
     def cor_direct(self) -> float | None:
@@ -228,6 +232,8 @@ def _figures(totals: DeviceTotals, *, launches: int, wall_ns: int | None) -> Fig
         copy_ns=totals.copy_ns,
         cast_ns=totals.role_ns.get(CAST),
         comp_ns=totals.role_ns.get(COMP),
+        linear_ns=sum(totals.role_ns.values()) if totals.role_ns else None,
+        linear_kernels=totals.role_kernels,
     )
 
 

@@ -20,7 +20,7 @@ from profiler.record_types import (
 )
 
 Mode = Literal["generate", "replay"]
-EngineName = Literal["eager", "graph", "compile", "fused"]
+EngineName = Literal["eager", "hf_graph", "graph", "compile", "fused"]
 HopClockName = Literal["events", "wall"]
 Verdict = Literal["trapped", "not trapped", "inconclusive"]
 
@@ -65,7 +65,7 @@ class VariantResult(Strict):
     implementation: str
     """Implementation that ran, such as ``triton``."""
     engine: EngineName | None = None
-    """How hops ran: ``eager``, Hugging Face's forward pass; the others, our decoder; None: unknown."""
+    """How hops ran: ``eager`` and ``hf_graph``, Hugging Face's forward pass; the others, our decoder; None: unknown."""
     captured: bool | None = None
     """Whether a hop was one launch of a CUDA graph; on a CPU the same step runs without; None: unknown."""
     hop_clock: HopClockName | None = None

@@ -73,13 +73,24 @@ class RangeSample(KernelTagged):
     hop: Count
     """Hop within the batch, from 0."""
     linear_s: NonNegative
-    """Time in all linear layers, s."""
+    """Time in all linear layers, s; with range_cost_s without what timing them cost."""
     device_s: NonNegative | None = None
-    """The whole hop in this pass, s: on a GPU its time on the device while the host ran ahead, on a CPU wall time."""
+    """The whole hop in this pass, s: on a GPU its time on the device while the host ran ahead, with range_delay_s
+    without what timing the ranges added to it, and no less than linear_s; on a CPU wall time."""
     cast_s: NonNegative | None = None
     """Time in ``tau_cast`` ranges, s; None for kernels without them."""
     comp_s: NonNegative | None = None
     """Time in ``tau_comp`` ranges, s; None for kernels without them."""
+    ranges: Count | None = None
+    """Ranges of the hop that were timed; None in older records."""
+    ranges_at_zero: Count | None = None
+    """Those that took less than range_cost_s, and count 0; None in older records."""
+    range_cost_s: NonNegative | None = None
+    """What a range on a GPU takes beyond its kernels and the gaps ahead of them, taken off each, s; 0 where measuring
+    it made no sense; None on a CPU and in older records, whose times hold it."""
+    range_delay_s: NonNegative | None = None
+    """What a range on a GPU adds to the time around it, taken off device_s once for each, s; 0 and None as
+    range_cost_s."""
 
 
 class AgreementSample(KernelTagged):

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,13 @@ __all__ = [
     "CALL",
     "HopTimer",
     "QueuedSteps",
+    "RangeCost",
     "RangeTimer",
     "Rounds",
     "Rules",
     "Sampler",
     "TimedGraph",
+    "TimedRanges",
     "has_settled",
     "median",
     "percentile",
@@ -109,6 +112,38 @@ class HopTimer:
         return self._clock_ns()
 
 
+@dataclass(frozen=True)
+class RangeCost:
+    """What timing one range by events costs the device; :func:`profiler.range_cost.measure_range_cost` measures it.
+
+    Args:
+        in_range_s: what the range's time holds beyond its kernels and the gap that each has without events, s.
+        in_stream_s: what the work around the range takes longer, s; above ``in_range_s``, since the range's time holds
+            one of its two events.
+    """
+
+    in_range_s: float = 0.0
+    in_stream_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class TimedRanges:
+    """What :class:`RangeTimer` has seen since it was last asked.
+
+    Args:
+        seconds: by name, without the ranges' own cost.
+        ranges: how many were timed.
+        at_zero: how many took less than their own cost, and count 0.
+        added_s: what ranges and holds added to the device's time around them, s; 0 where no cost is known and nothing
+            was held.
+    """
+
+    seconds: Mapping[str, float]
+    ranges: int
+    at_zero: int
+    added_s: float
+
+
 class RangeTimer:
     """Adds up the time of named ranges; an instance is the range hook that kernels take.
 
@@ -119,10 +154,15 @@ class RangeTimer:
     Args:
         device_type: ``cuda`` or ``cpu``.
         clock_ns: monotonic clock, ns, for devices other than CUDA.
+        cost: taken off every range of a CUDA device, as far as it is longer.
     """
 
     def __init__(
-        self, device_type: str = "cpu", *, clock_ns: Callable[[], int] = time.perf_counter_ns
+        self,
+        device_type: str = "cpu",
+        *,
+        clock_ns: Callable[[], int] = time.perf_counter_ns,
+        cost: RangeCost | None = None,
     ) -> None:
         self._cuda: Any = None
         if device_type == "cuda":
@@ -132,8 +172,14 @@ class RangeTimer:
         elif device_type != "cpu":
             raise ValueError(f"device_type={device_type!r} is neither 'cuda' nor 'cpu'")
         self._clock_ns = clock_ns
+        self._cost = cost or RangeCost()
         self._seconds: dict[str, float] = {}
+        self._ranges = 0
         self._events: list[tuple[str, Any, Any]] = []
+        self._holds: list[tuple[Any, Any]] = []
+        self._hold: Callable[[], object] | None = None
+        self._every = self._until_hold = 0
+        self._depth = 0
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
@@ -146,22 +192,71 @@ class RangeTimer:
             start_ns = self._clock_ns()
             yield
             self._add(name, (self._clock_ns() - start_ns) / 1e9)
-        else:
-            start, end = (self._cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
+            self._ranges += 1
+            return
+        self._stay_ahead()
+        start = self._record()
+        self._depth += 1
+        try:
             yield
-            end.record()
-            self._events.append((name, start, end))
+        finally:
+            self._depth -= 1
+        self._events.append((name, start, self._record()))
+
+    def hold_ahead(self, every: int, hold: Callable[[], object] | None) -> None:
+        """Hold the device back again after every so many ranges, ahead of the next; for CUDA devices.
+
+        A stream takes about a thousand launches ahead; beyond them the host waits for the device, and is behind it from
+        then on.
+
+        Args:
+            every: ranges from one hold to the next; the first comes after as many.
+            hold: queues what keeps the device busy; None ends it.
+
+        Raises:
+            ValueError: ``every`` is below 1.
+        """
+        if every < 1:
+            raise ValueError(f"every={every} is below 1")
+        self._every = self._until_hold = every
+        self._hold = hold
 
     def take(self) -> dict[str, float]:
         """Return the seconds spent under each name since the last call, and start anew."""
-        if self._events:
+        return dict(self.take_all().seconds)
+
+    def take_all(self) -> TimedRanges:
+        """Return all that was seen since the last call, and start anew."""
+        at_zero, added_s = 0, 0.0
+        cost = self._cost
+        if self._events or self._holds:
             self._cuda.synchronize()
-            for name, start, end in self._events:
-                self._add(name, start.elapsed_time(end) / 1e3)
-        taken = self._seconds
-        self._seconds, self._events = {}, []
+        for name, start, end in self._events:
+            seconds = start.elapsed_time(end) / 1e3 - cost.in_range_s
+            at_zero += seconds < 0
+            self._add(name, max(seconds, 0.0))
+            added_s += cost.in_stream_s
+        for start, end in self._holds:
+            # What is between its events it adds whole, and of the events that part which no range's time holds.
+            added_s += start.elapsed_time(end) / 1e3 + cost.in_stream_s - cost.in_range_s
+        taken = TimedRanges(self._seconds, self._ranges + len(self._events), at_zero, added_s)
+        self._seconds, self._events, self._holds, self._ranges = {}, [], [], 0
         return taken
+
+    def _stay_ahead(self) -> None:
+        if self._hold is None or self._depth:
+            return
+        if not self._until_hold:
+            start = self._record()
+            self._hold()
+            self._holds.append((start, self._record()))
+            self._until_hold = self._every
+        self._until_hold -= 1
+
+    def _record(self) -> Any:
+        event = self._cuda.Event(enable_timing=True)
+        event.record()
+        return event
 
     def _add(self, name: str, seconds: float) -> None:
         self._seconds[name] = self._seconds.get(name, 0.0) + seconds

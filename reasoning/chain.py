@@ -16,6 +16,7 @@ from profiler.nvtx import mark_layers, open_range
 from profiler.record import GpuRunState, Sample, VariantResult
 from reasoning.chain_backend import ChainBackend, EagerBackend
 from reasoning.chain_captured import CapturedBackend
+from reasoning.chain_hf_graph import HFGraphBackend
 from reasoning.chain_part import BatchSizePart
 from reasoning.chain_prompts import ChainPrompts
 from reasoning.chain_spec import ChainMode, ChainSpec, Engine
@@ -77,7 +78,7 @@ class ChainRun:
 
     Args:
         spec: what to run.
-        loaded: the model; with the eager engine its linears are replaced in place.
+        loaded: the model; with the engines that run transformers' forward pass its linears are replaced in place.
         problems: from ``chain_problems.select_problems``.
         meter: measures the energy of every block of batches.
         progress: told after every batch.
@@ -115,9 +116,10 @@ class ChainRun:
         self._parts = [BatchSizePart(self._setup, size, problems) for size in spec.batch_sizes]
 
     def _make_backend(self, loaded: LoadedModel) -> ChainBackend:
-        if self.spec.engine is not Engine.EAGER:
+        if not self.spec.engine.runs_transformers:
             return CapturedBackend(self.spec, loaded)
-        backend = EagerBackend(self.spec, loaded)
+        is_eager = self.spec.engine is Engine.EAGER
+        backend = EagerBackend(self.spec, loaded) if is_eager else HFGraphBackend(self.spec, loaded)
         mark_layers(loaded.model)
         return backend
 

@@ -1,15 +1,15 @@
-"""What runs a chain's hops: the Hugging Face forward pass here, our captured decoder in ``chain_captured``."""
+"""What runs a chain's hops: the eager Hugging Face forward pass here, captured ones in ``chain_sessions``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from kernels.peers.peer import PeerWeight
 from kernels.quant_weight import QuantWeight
 from kernels.ranges import RangeHook
 from kernels.registry import NO_RANGES, Kernel, Weight
@@ -94,6 +94,11 @@ class ChainBackend(Protocol):
         """
         ...
 
+    @property
+    def native_implementation(self) -> str | None:
+        """What multiplies by native weights whatever native kernel is named, as a record says it; None: that kernel."""
+        ...
+
     def model_bytes(self, kernel: Kernel) -> int:
         """Bytes of the model's weights as the kernel stores them."""
         ...
@@ -143,9 +148,13 @@ def implementation_of(backend: ChainBackend, kernel: Kernel) -> tuple[str, tuple
     """What runs a kernel, as a record says it, and what a reader must know of another library's."""
     device = backend.device
     weight = backend.sample_weight(kernel)
-    if not isinstance(weight, PeerWeight):
+    if isinstance(weight, QuantWeight):
         return kernel.implementation_detail(kernel.implementation_for(device), device), ()
+    if isinstance(weight, Tensor) and backend.native_implementation is not None:
+        return backend.native_implementation, ()
     text = kernel.implementation_detail(kernel.implementation_for(device), device, weight=weight)
+    if isinstance(weight, Tensor):
+        return text, ()
     return text, tuple(f"{kernel.name}: {note}" for note in weight.notes)
 
 
@@ -155,8 +164,8 @@ def format_settings(spec: ChainSpec, kernel: Kernel) -> tuple[int | None, bool]:
     return (spec.group_size, spec.double_quant) if grouped else (None, False)
 
 
-class EagerBackend:
-    """The Hugging Face forward pass, its linears replaced.
+class ReplacedModel:
+    """A Hugging Face model whose linears run any kernel of a run.
 
     Args:
         spec: the run; its kernels' formats are quantized here.
@@ -167,11 +176,11 @@ class EagerBackend:
     """
 
     def __init__(self, spec: ChainSpec, loaded: LoadedModel) -> None:
-        self._model = loaded.model
+        self.model: Any = loaded.model
         baseline, *others = spec.all_kernels()
         group_size, double_quant = format_settings(spec, baseline)
         self._replacement = replace_linears(
-            self._model,
+            self.model,
             baseline,
             group_size=group_size,
             double_quant=double_quant,
@@ -185,8 +194,54 @@ class EagerBackend:
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        device: torch.device = self._model.device
+        device: torch.device = self.model.device
         return device
+
+    @property
+    def native_implementation(self) -> str | None:
+        """None: a native kernel runs as it is."""
+        return None
+
+    @contextmanager
+    def running(self, kernel: Kernel, ranges: RangeHook | None = None) -> Iterator[None]:
+        """Let the linears run a kernel in this block, and report their ranges; None or ``NO_RANGES`` reports none."""
+        if kernel is not self._running:
+            self._replacement.use(kernel)
+            self._running = kernel
+        if ranges is None or ranges is NO_RANGES:
+            yield
+            return
+        self._replacement.time_ranges(ranges)
+        try:
+            yield
+        finally:
+            self._replacement.time_ranges(NO_RANGES)
+
+    def model_bytes(self, kernel: Kernel) -> int:
+        """Bytes of the model's weights as the kernel stores them."""
+        return model_bytes(self.model, self._replacement, kernel)
+
+    def layout_bytes(self, kernel: Kernel) -> int:
+        """Bytes of the layouts that kernels keep beside the weights of this kernel's format."""
+        key = kernel.weight_key
+        if key is None:
+            return 0
+        return layouts_of(layer.quantized[key] for layer in self._replacement.replaced.values())
+
+    def sample_weight(self, kernel: Kernel) -> Weight:
+        """The first replaced layer's weight."""
+        layer = next(iter(self._replacement.replaced.values()))
+        key = kernel.weight_key
+        return layer.dense if key is None else layer.quantized[key]
+
+    def widest_native_bytes(self) -> int:
+        """Bytes of the largest linear's native weight."""
+        widest: int = max(layer.dense.nbytes for layer in self._replacement.replaced.values())
+        return widest
+
+
+class EagerBackend(ReplacedModel):
+    """The Hugging Face forward pass kernel by kernel, with a cache that grows."""
 
     @property
     def hop_clock(self) -> HopClockName:
@@ -216,7 +271,7 @@ class EagerBackend:
     ) -> Iterator[None]:
         """See :meth:`ChainBackend.steps`."""
         steps = decode_steps(
-            self._model,
+            self.model,
             job.prompts,
             greedy if job.forced is None else Forced(job.forced, self.device),
             lengths=job.lengths,
@@ -227,43 +282,10 @@ class EagerBackend:
             on_logits=on_logits,
         )
         while True:
-            self._switch_to(kernel)
-            if ranges is not None:
-                self._replacement.time_ranges(ranges)
-            try:
+            with self.running(kernel, ranges):
                 if next(steps, _ENDED) is _ENDED:
                     return
-            finally:
-                if ranges is not None:
-                    self._replacement.time_ranges(NO_RANGES)
             yield
-
-    def _switch_to(self, kernel: Kernel) -> None:
-        if kernel is not self._running:
-            self._replacement.use(kernel)
-            self._running = kernel
-
-    def model_bytes(self, kernel: Kernel) -> int:
-        """Bytes of the model's weights as the kernel stores them."""
-        return model_bytes(self._model, self._replacement, kernel)
-
-    def layout_bytes(self, kernel: Kernel) -> int:
-        """Bytes of the layouts that kernels keep beside the weights of this kernel's format."""
-        key = kernel.weight_key
-        if key is None:
-            return 0
-        return layouts_of(layer.quantized[key] for layer in self._replacement.replaced.values())
-
-    def sample_weight(self, kernel: Kernel) -> Weight:
-        """The first replaced layer's weight."""
-        layer = next(iter(self._replacement.replaced.values()))
-        key = kernel.weight_key
-        return layer.dense if key is None else layer.quantized[key]
-
-    def widest_native_bytes(self) -> int:
-        """Bytes of the largest linear's native weight."""
-        widest: int = max(layer.dense.nbytes for layer in self._replacement.replaced.values())
-        return widest
 
 
 _ENDED = object()

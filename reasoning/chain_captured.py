@@ -1,39 +1,32 @@
-"""The chain on our own decoder: a session per kernel and batch size, each hop one CUDA graph where there is CUDA."""
+"""The chain on our own decoder."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
-
 import torch
+import torch.nn.functional as F
 
-from kernels.peers.kernel import PeerFailedError, PeerKernel
-from kernels.peers.peer import first_line
-from kernels.ranges import RangeHook
-from kernels.registry import Kernel, Weight
-from profiler.record_results import HopClockName
-from reasoning.chain_backend import DecodeJob, OnLogits, default_timer, format_settings, layouts_of
+from kernels.registry import Kernel, Weight, get_kernel
+from reasoning.chain_backend import format_settings, layouts_of
+from reasoning.chain_sessions import SessionBackend, Sessions
 from reasoning.chain_spec import ChainSpec
-from reasoning.decode import BatchTrace
 from reasoning.engine.architecture import read_architecture
 from reasoning.engine.decoder import Decoder
-from reasoning.engine.event_timer import HopClock
-from reasoning.engine.run import Engine, session_steps
-from reasoning.engine.session import Session, StepMode, columns_for, layer_math
+from reasoning.engine.run import Engine
+from reasoning.engine.session import StepMode, layer_math
 from reasoning.engine.streamed import StreamedWeights, WantedFormat
 from reasoning.model import LoadedModel
 
 
-class CapturedBackend:
+class CapturedBackend(SessionBackend):
     """A decoder with the weights of every format of a run.
 
     Args:
-        spec: the run; its engine is ``graph`` or ``compile``.
+        spec: the run; its engine is ``graph``, ``compile`` or ``fused``.
         loaded: the model, whose native weights the decoder shares; streamed, it has quantized ones alone.
 
     Raises:
-        ValueError: an architecture that the decoder does not know, a weight that a format cannot hold, or ``compile``
-            on a CPU without a C++ compiler.
+        ValueError: an architecture that the decoder does not know, a weight that a format cannot hold, ``compile`` on
+            a CPU without a C++ compiler, or ``fused`` where there are no Triton kernels.
     """
 
     def __init__(self, spec: ChainSpec, loaded: LoadedModel) -> None:
@@ -42,8 +35,6 @@ class CapturedBackend:
         # Before anything is quantized: a missing compiler is known at once.
         self._math = layer_math(self._mode, device)
         self._decoder = _streamed(spec, loaded) if loaded.reader is not None else _shared(spec, loaded)
-        self._engine: Engine | None = None
-        self._batch_size = 0
 
     @property
     def device(self) -> torch.device:
@@ -51,87 +42,16 @@ class CapturedBackend:
         return self._decoder.device
 
     @property
-    def hop_clock(self) -> HopClockName:
-        """``events`` on a GPU."""
-        return "events" if self.device.type == "cuda" else "wall"
-
-    @property
-    def is_captured(self) -> bool:
-        """Whether a hop is one launch of a CUDA graph: not on a CPU."""
-        return self.device.type == "cuda"
-
-    def prepare(self, batch_size: int, max_len: int, *, in_lockstep: bool) -> None:
-        """See ``ChainBackend.prepare``; captured steps are kept as long as they fit what comes next."""
-        current = self._engine
-        if (
-            current is not None
-            and self._batch_size == batch_size
-            and columns_for(current.max_len) == columns_for(max_len)
-            and max_len <= current.max_len
-            and not (in_lockstep and current.shares_cache)
-        ):
-            return
-        self.release()
-        self._batch_size = batch_size
-        self._engine = Engine(
-            self._decoder, max_len, mode=self._mode, math=self._math, shares_cache=not in_lockstep
+    def native_implementation(self) -> str | None:
+        """The engine's own product with native weights; None where it leaves them to the kernel."""
+        if self._math.native_linear is F.linear:
+            return None
+        return get_kernel("gemv_bf16").implementation_detail(
+            "triton", self.device, weight=self._decoder.embedding
         )
 
-    def release(self) -> None:
-        """Free caches and graphs."""
-        if self._engine is not None:
-            self._engine.release()
-            self._engine = None
-
-    def steps(
-        self,
-        kernel: Kernel,
-        job: DecodeJob,
-        trace: BatchTrace,
-        *,
-        on_logits: OnLogits | None = None,
-        ranges: RangeHook | None = None,
-        timer: HopClock | None = None,
-    ) -> Iterator[None]:
-        """See ``ChainBackend.steps``.
-
-        A batch with fewer prompts than rows is filled up with sequences that end with their first token: a hop always
-        runs ``batch_size`` rows.
-        """
-        session = self._session(kernel)
-        prompts = len(job.prompts)
-        filled = _filled(job, session.batch_size)
-        try:
-            yield from session_steps(
-                session,
-                filled.prompts,
-                lengths=filled.lengths,
-                end_tokens=filled.end_tokens,
-                padding=filled.padding,
-                timer=timer or default_timer(self.device),
-                trace=trace,
-                forced=filled.forced,
-                on_logits=on_logits,
-                ranges=ranges,
-            )
-        finally:
-            del trace.tokens[prompts:]
-
-    def _session(self, kernel: Kernel) -> Session:
-        if self._engine is None:
-            raise ValueError(f"{kernel.name} was to decode before prepare() named a batch size, which is 0")
-        try:
-            return self._engine.session(kernel, self._batch_size)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            # Which of a library's kernels a CUDA graph can hold is known only when one is asked to.
-            if not isinstance(kernel, PeerKernel) or not self.is_captured:
-                raise
-            raise PeerFailedError(
-                f"{kernel.name} could not be captured in a CUDA graph at batch size {self._batch_size} "
-                f"({first_line(error)}); --engine eager runs it without"
-            ) from error
+    def _make_sessions(self, max_len: int, *, shares_cache: bool) -> Sessions:
+        return Engine(self._decoder, max_len, mode=self._mode, math=self._math, shares_cache=shares_cache)
 
     def model_bytes(self, kernel: Kernel) -> int:
         """Bytes of the model's weights as the kernel stores them."""
@@ -176,15 +96,3 @@ def _streamed(spec: ChainSpec, loaded: LoadedModel) -> Decoder:
     }
     source = StreamedWeights(loaded.reader.read, loaded.reader.names, list(formats.values()))
     return Decoder.build(read_architecture(loaded.model.config), source)
-
-
-def _filled(job: DecodeJob, rows: int) -> DecodeJob:
-    missing = rows - len(job.prompts)
-    if missing <= 0:
-        return job
-    return replace(
-        job,
-        prompts=[*job.prompts, *[[job.padding]] * missing],
-        lengths=[*job.lengths, *[1] * missing],
-        forced=None if job.forced is None else [*job.forced, *[[job.padding]] * missing],
-    )

@@ -32,15 +32,22 @@ class ChainMode(str, Enum):
 class Engine(str, Enum):
     """How a hop is executed.
 
-    ``eager``: the Hugging Face forward pass, kernel by kernel, which the host paces. ``graph``: our decoder with a
-    static cache, one CUDA graph per hop. ``compile``: the same, what lies between the linears made by torch's compiler.
-    ``fused``: the same by our own kernels, on a GPU only.
+    ``eager``: the Hugging Face forward pass, kernel by kernel, which the host paces. ``hf_graph``: the same layers with
+    a static cache, one CUDA graph per hop. ``graph``: our decoder with a static cache, one CUDA graph per hop.
+    ``compile``: the same, what lies between the linears made by torch's compiler. ``fused``: the same by our own
+    kernels, on a GPU only.
     """
 
     EAGER = "eager"
+    HF_GRAPH = "hf_graph"
     GRAPH = "graph"
     COMPILE = "compile"
     FUSED = "fused"
+
+    @property
+    def runs_transformers(self) -> bool:
+        """Whether a hop is transformers' forward pass with replaced linears, and not our decoder."""
+        return self in (Engine.EAGER, Engine.HF_GRAPH)
 
 
 @dataclass(frozen=True)
@@ -165,7 +172,7 @@ class ChainSpec:
     @property
     def streams(self) -> bool:
         """Whether no kernel needs native weights, so that each can be dropped as soon as it has been quantized."""
-        return self.engine is not Engine.EAGER and all(kernel.format for kernel in self.all_kernels())
+        return not self.engine.runs_transformers and all(kernel.format for kernel in self.all_kernels())
 
     @property
     def main_kernels(self) -> tuple[str, ...]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,8 +12,8 @@ from kernels import ops
 from kernels.peers.kernel import make_weight
 from kernels.peers.peer import PeerWeight
 from kernels.quant_weight import QuantWeight
-from kernels.registry import NO_RANGES, Kernel, RangeHook
-from profiler.nvtx import open_range, ranges_on
+from kernels.registry import Kernel, RangeHook
+from reasoning.shown_ranges import shown
 
 KEPT_BY_DEFAULT = ("lm_head",)
 
@@ -35,7 +34,7 @@ class QuantLinear(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
         self.quantized: dict[str, QuantWeight | PeerWeight] = {}
         """Weights by ``Kernel.weight_key``."""
-        self.ranges: RangeHook = _shown()
+        self.ranges: RangeHook = shown()
         self.kernel: Kernel | None = None
 
     @property
@@ -109,7 +108,7 @@ class Replacement:
 
         A profiler that listens sees them in any case.
         """
-        ranges = _shown(hook)
+        ranges = shown(hook)
         for layer in self.replaced.values():
             layer.ranges = ranges
 
@@ -202,21 +201,6 @@ def _remember(weight: QuantWeight | PeerWeight) -> None:
     """Let compiled code find one of our weights; other libraries' are never traced."""
     if isinstance(weight, QuantWeight):
         ops.remember(weight)
-
-
-def _shown(hook: RangeHook = NO_RANGES) -> RangeHook:
-    """A hook and, while a profiler listens, the ranges that it shows around the hook's."""
-    if not ranges_on():
-        return hook
-    if hook is NO_RANGES:
-        return open_range
-
-    @contextmanager
-    def both(name: str) -> Iterator[None]:
-        with open_range(name), hook(name):
-            yield
-
-    return both
 
 
 def _detached(bias: Tensor | None) -> Tensor | None:

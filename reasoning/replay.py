@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -12,8 +13,9 @@ from torch import Tensor
 
 from kernels.registry import Kernel
 from profiler.nvtx import open_range
+from profiler.range_cost import hold_device, measure_range_cost
 from profiler.record import AgreementSample, RangeSample, Sample
-from profiler.timing import RangeTimer
+from profiler.timing import RangeCost, RangeTimer, TimedRanges
 from reasoning.agreement import AgreementLog
 from reasoning.chain_backend import ChainBackend, DecodeJob, default_timer
 from reasoning.decode import BatchTrace
@@ -22,8 +24,11 @@ _ENDED = object()
 _T = TypeVar("_T")
 _HELD_HOPS = 16
 """Hops of a GPU's pass with ranges: each makes the device wait for the host first, which takes as long again."""
-_CYCLES_PER_S = 2e9
-_MOST_HELD_S = 0.2
+_MOST_HOST_S = 0.3
+"""A first hop that took longer was no usual one; holding all others as long would take minutes."""
+_RANGES_AHEAD = 48
+"""Ranges that the host queues between two holds: with all other launches of as many linears a few hundred, and a stream
+takes about a thousand before the host has to wait."""
 
 
 def rotated(items: Sequence[_T], by: int) -> Iterator[_T]:
@@ -101,8 +106,9 @@ class Replayer:
         """Replay with ranges around the linears.
 
         Where hops are not captured, the logits are compared in the same pass. On a GPU the device is held back before
-        each hop until the host has queued it, so that ranges and hop show the device's time alone; the first hop tells
-        how long that takes and is left out, and a few hops are enough.
+        each hop and, where a hop has many ranges, within it, until the host has queued what comes next, so that ranges
+        and hop show the device's time alone; the first hop tells how long that takes and is left out, and a few hops
+        are enough. What a range costs the device is measured first, and taken off both.
 
         Args:
             kernels: all kernels, the baseline among them.
@@ -111,11 +117,26 @@ class Replayer:
         Returns:
             A range sample per kernel and hop, and agreement samples as :meth:`compared`.
         """
-        device = self._backend.device
-        is_cuda = device.type == "cuda"
+        is_cuda = self._backend.device.type == "cuda"
         log = None if self._backend.is_captured else AgreementLog(baseline)
-        ranges = {kernel.name: RangeTimer(device.type) for kernel in kernels}
-        seconds: dict[str, list[dict[str, float]]] = {kernel.name: [] for kernel in kernels}
+        with open_range("timed_ranges"):
+            cost = _range_cost(self._backend.device) if is_cuda else None
+            timed, traces = self._time_ranges(kernels, baseline, log, cost)
+        first, last = (1, _HELD_HOPS + 1) if is_cuda else (0, None)
+        samples: list[Sample] = []
+        for name, taken in timed.items():
+            whole = traces[name].hop_s
+            hops = list(enumerate(zip(taken, whole, strict=False)))[first:last]
+            samples += [self._range_sample(name, hop, parts, hop_s, cost) for hop, (parts, hop_s) in hops]
+        return samples + (log.samples(self._batch) if log else [])
+
+    def _time_ranges(
+        self, kernels: Sequence[Kernel], baseline: str, log: AgreementLog | None, cost: RangeCost | None
+    ) -> tuple[dict[str, list[TimedRanges]], dict[str, BatchTrace]]:
+        """Replay in lockstep; ranges by kernel and hop, and traces by kernel."""
+        device = self._backend.device
+        ranges = {kernel.name: RangeTimer(device.type, cost=cost) for kernel in kernels}
+        timed: dict[str, list[TimedRanges]] = {kernel.name: [] for kernel in kernels}
         traces = {kernel.name: BatchTrace(tokens=[]) for kernel in kernels}
         job = _shortened(self._batch.job, _HELD_HOPS + 2) if self._backend.is_captured else self._batch.job
 
@@ -123,9 +144,9 @@ class Replayer:
             compare = log.watcher(kernel.name) if log and kernel.meaningful_output else None
 
             def watch(position: int, logits: Tensor) -> None:
-                taken = ranges[kernel.name].take()
+                taken = ranges[kernel.name].take_all()
                 if position:
-                    seconds[kernel.name].append(taken)
+                    timed[kernel.name].append(taken)
                 if compare is not None:
                     compare(position, logits)
 
@@ -142,31 +163,36 @@ class Replayer:
             )
             for k in kernels
         }
-        hold = _Hold() if is_cuda else None
-        with open_range("timed_ranges"), open_range("query"):
+        hold = None if cost is None else _Hold(ranges, timed)
+        with open_range("query"):
             _in_lockstep(turns, _reference_first(list(turns), baseline), hold)
-        first, last = (1, _HELD_HOPS + 1) if is_cuda else (0, None)
-        samples: list[Sample] = []
-        for name, taken in seconds.items():
-            whole = traces[name].hop_s
-            hops = list(enumerate(zip(taken, whole, strict=False)))[first:last]
-            samples += [self._range_sample(name, hop, parts, hop_s) for hop, (parts, hop_s) in hops]
-        return samples + (log.samples(self._batch) if log else [])
+        return timed, traces
 
     def _range_sample(
-        self, name: str, hop: int, seconds: Mapping[str, float], device_s: float
+        self, name: str, hop: int, timed: TimedRanges, hop_s: float, cost: RangeCost | None
     ) -> RangeSample:
+        linear_s = sum(timed.seconds.values())
         return RangeSample(
             kernel=name,
             batch_size=self._batch.batch_size,
             repeat=0,
             batch_index=self._batch.index,
             hop=hop,
-            linear_s=sum(seconds.values()),
-            cast_s=seconds.get("tau_cast"),
-            comp_s=seconds.get("tau_comp"),
-            device_s=device_s,
+            linear_s=linear_s,
+            cast_s=timed.seconds.get("tau_cast"),
+            comp_s=timed.seconds.get("tau_comp"),
+            # The linears are part of the hop, whatever the clocks' errors add up to.
+            device_s=max(hop_s - timed.added_s, linear_s),
+            ranges=timed.ranges,
+            ranges_at_zero=timed.at_zero,
+            range_cost_s=None if cost is None else cost.in_range_s,
+            range_delay_s=None if cost is None else cost.in_stream_s,
         )
+
+
+def _range_cost(device: torch.device) -> RangeCost:
+    cell = torch.zeros(1, device=device)
+    return measure_range_cost(RangeTimer(device.type), lambda: cell.add_(1))
 
 
 def _in_lockstep(
@@ -206,9 +232,16 @@ def _shortened(job: DecodeJob, most: int) -> DecodeJob:
 
 
 class _Hold:
-    """Keeps the device busy with nothing until the host has queued a hop, so that it never waits within the hop."""
+    """Keeps the device busy with nothing until the host is ahead of it, so that it never waits within a hop.
 
-    def __init__(self) -> None:
+    Args:
+        ranges: timers by kernel.
+        timed: what they have seen, by hop; the first hop tells how many ranges there are.
+    """
+
+    def __init__(self, ranges: Mapping[str, RangeTimer], timed: Mapping[str, Sequence[TimedRanges]]) -> None:
+        self._ranges = ranges
+        self._timed = timed
         self._hop_s: dict[str, float] = {}
         self._start_s = 0.0
 
@@ -217,10 +250,13 @@ class _Hold:
         if step == 1:
             self._start_s = time.perf_counter()
         elif 1 < step <= _HELD_HOPS + 1:
-            held_s = min(1.5 * self._hop_s[name], _MOST_HELD_S)
-            torch.cuda._sleep(int(held_s * _CYCLES_PER_S))
+            pieces = max(self._timed[name][0].ranges / _RANGES_AHEAD, 1.0)
+            hold = partial(hold_device, self._hop_s[name] / pieces)
+            hold()
+            self._ranges[name].hold_ahead(_RANGES_AHEAD, hold)
 
     def after(self, name: str, step: int) -> None:
-        """Note how long the first hop took."""
+        """Note how long the first hop took, and hold nothing outside the hops."""
         if step == 1:
-            self._hop_s[name] = time.perf_counter() - self._start_s
+            self._hop_s[name] = min(time.perf_counter() - self._start_s, _MOST_HOST_S)
+        self._ranges[name].hold_ahead(_RANGES_AHEAD, None)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from analysis.crossing import CrossingEstimate
 from analysis.fit_crossing import energy_crossing, linear_energy, linear_time, printed_b_star, time_crossing
 from analysis.fit_file import FitsFile
-from analysis.fit_input import BASELINE
+from analysis.fit_input import BASELINE, NATIVE_KERNELS
 from analysis.hop_cost import Cost
 from analysis.report.colours import role_of, split_name, styles
 from analysis.report.figure import Axis, Figure, Line, Mark, Panel
@@ -22,7 +22,9 @@ def fitted_blocks(fits: FitsFile, catalogue: Catalogue) -> list[Block]:
     """Return time and, where energy was fitted, joules of the model's linear layers over the batch, and B* of both."""
     spec = catalogue.models[catalogue.model]
     variants = [
-        k for k in fits.kernels if split_name(k)[0] in ("fused", "unfused", "native") and k != BASELINE
+        k
+        for k in fits.kernels
+        if split_name(k)[0] in ("fused", "unfused", "native") and k not in NATIVE_KERNELS
     ]
     if BASELINE not in fits.kernels or not variants:
         return [Words(f"The fits of {fits.machine} lack {BASELINE} or a variant, so they give no B*.", True)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from analysis.fit_input import BASELINE, NATIVE_KERNELS
 from analysis.report.figure import Dash, Marker, Style
 
 LIGHT: Mapping[str, str] = {
@@ -79,10 +80,11 @@ def split_name(kernel: str) -> tuple[str, str]:
     """Split a kernel's name into scheme and format.
 
     Returns:
-        Such as ``("fused", "nf4")``; ``("native", "")`` for bf16, ``("", "")`` for another library's kernel.
+        Such as ``("fused", "nf4")``; ``("native", "")`` for bf16 and gemv_bf16, ``("", "")`` for another library's
+        kernel.
     """
     scheme, _, fmt = kernel.partition("_")
-    if kernel == "bf16":
+    if kernel in NATIVE_KERNELS:
         return "native", ""
     return (scheme, fmt) if scheme in _SCHEMES and fmt else ("", "")
 
@@ -109,6 +111,6 @@ def styles(kernels: Iterable[str]) -> dict[str, Style]:
             peers += 1
         else:
             scheme, fmt = split_name(kernel)
-            dash, marker, width = _SCHEMES[scheme] if fmt else _SCHEMES["fused"]
+            dash, marker, width = _SCHEMES["fused" if kernel == BASELINE else scheme]
             found[kernel] = Style(role_of(kernel), dash, marker, width)
     return found

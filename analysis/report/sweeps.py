@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from analysis.fit_input import BASELINE
+from analysis.fit_input import BASELINE, GEMV
 from analysis.report.colours import is_peer, split_name, styles
 from analysis.report.figure import Axis, Figure, Line, Mark, Panel, Style
 from analysis.report.inputs import Catalogue, Inputs
@@ -142,7 +142,8 @@ def speedup_section(inputs: Inputs) -> Section:
     for machine in inputs.machines:
         rows = [row for row in _timed(inputs, machine) if row.speedup_p50]
         for bits in sorted({row.bits for row in rows if row.bits and row.bits < 16}):
-            blocks += _speedups([row for row in rows if row.bits == bits], bits, machine)
+            shown = [row for row in rows if row.bits == bits or row.kernel == GEMV]
+            blocks += _speedups(shown, bits, machine)
     if not blocks:
         blocks.append(Missing("No sweep with a baseline was given", _COMMAND))
     elif not any(is_peer(row.kernel) for m in inputs.machines for row in _timed(inputs, m)):
@@ -181,7 +182,7 @@ def _speedups(rows: list[SweepRow], bits: int, machine: str) -> list[Block]:
                 (Mark("y", 1.0, "bf16", dash="solid"),),
             )
         )
-    best = max(rows, key=lambda row: row.speedup_p50 or 0)
+    best = max((row for row in rows if row.bits == bits), key=lambda row: row.speedup_p50 or 0)
     figure = Figure(
         f"speedup-{slug(machine)}-{bits}bit",
         f"{bits}-bit weights on {machine}: speed-up over {BASELINE}",

@@ -1,4 +1,4 @@
-"""What lies between the linears of a decoder layer, in four kernels: norm, residual and norm, activation, heads.
+"""What lies between the linears of a decoder layer besides attention: norm, residual and norm, activation.
 
 One hop of one sequence is bound by launches, so that each function is one kernel, and on Hopper each lets the next one
 start early (programmatic dependent launch): a launch and the filling of the multiprocessors pass behind the kernel
@@ -25,18 +25,34 @@ _HOPPER = (9, 0)
 if IS_INTERPRETED.value:
 
     @triton.jit
-    def begin(DEPENDENT: tl.constexpr):
-        """Let the next kernel start, and wait for the one before."""
+    def start_next(DEPENDENT: tl.constexpr):
+        """Let the next kernel start."""
+
+    @triton.jit
+    def wait_for_previous(DEPENDENT: tl.constexpr):
+        """Wait until the kernel before has ended and its results can be read."""
 
 else:
     from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
     @triton.jit
-    def begin(DEPENDENT: tl.constexpr):
-        """Let the next kernel start, and wait for the one before."""
+    def start_next(DEPENDENT: tl.constexpr):
+        """Let the next kernel start."""
         if DEPENDENT:
             gdc_launch_dependents()
+
+    @triton.jit
+    def wait_for_previous(DEPENDENT: tl.constexpr):
+        """Wait until the kernel before has ended and its results can be read."""
+        if DEPENDENT:
             gdc_wait()
+
+
+@triton.jit
+def begin(DEPENDENT: tl.constexpr):
+    """Let the next kernel start, and wait for the one before."""
+    start_next(DEPENDENT)
+    wait_for_previous(DEPENDENT)
 
 
 @lru_cache(maxsize=8)
@@ -51,7 +67,7 @@ def launch_options(dependent: bool) -> dict[str, bool]:
 
 
 @triton.jit
-def _rounded(values, DTYPE: tl.constexpr):
+def rounded(values, DTYPE: tl.constexpr):
     """fp32 values as if stored in DTYPE."""
     return round_to(values, DTYPE).to(tl.float32)
 
@@ -82,12 +98,12 @@ def _norm_kernel(
         update = tl.load(update_ptr + row * update_stride + columns, mask=inside, other=0.0).to(tl.float32)
         if HAS_BIAS:
             bias = tl.load(bias_ptr + columns, mask=inside, other=0.0).to(tl.float32)
-            update = _rounded(update + bias, DTYPE)
-        x = _rounded(x + update, DTYPE)
+            update = rounded(update + bias, DTYPE)
+        x = rounded(x + update, DTYPE)
         tl.store(sum_ptr + row * width + columns, round_to(x, DTYPE), mask=inside)
     scale = tl.rsqrt(tl.sum(x * x, axis=0) / width + epsilon)
     weight = tl.load(weight_ptr + columns, mask=inside, other=0.0).to(tl.float32)
-    normal = round_to(weight * _rounded(x * scale, DTYPE), DTYPE)
+    normal = round_to(weight * rounded(x * scale, DTYPE), DTYPE)
     tl.store(normal_ptr + row * width + columns, normal, mask=inside)
 
 
@@ -109,71 +125,10 @@ def _silu_kernel(
     gate = tl.load(gate_up_ptr + row * 2 * width + columns, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(gate_up_ptr + row * 2 * width + width + columns, mask=inside, other=0.0).to(tl.float32)
     if HAS_BIAS:
-        gate = _rounded(gate + tl.load(bias_ptr + columns, mask=inside, other=0.0).to(tl.float32), DTYPE)
-        up = _rounded(up + tl.load(bias_ptr + width + columns, mask=inside, other=0.0).to(tl.float32), DTYPE)
-    silu = _rounded(gate / (1.0 + tl.exp(-gate)), DTYPE)
+        gate = rounded(gate + tl.load(bias_ptr + columns, mask=inside, other=0.0).to(tl.float32), DTYPE)
+        up = rounded(up + tl.load(bias_ptr + width + columns, mask=inside, other=0.0).to(tl.float32), DTYPE)
+    silu = rounded(gate / (1.0 + tl.exp(-gate)), DTYPE)
     tl.store(out_ptr + row * width + columns, round_to(silu * up, DTYPE), mask=inside)
-
-
-@triton.jit
-def _half(ptr, bias_ptr, columns, inside, HAS_BIAS: tl.constexpr, DTYPE: tl.constexpr):
-    values = tl.load(ptr + columns, mask=inside, other=0.0).to(tl.float32)
-    if HAS_BIAS:
-        values = _rounded(values + tl.load(bias_ptr + columns, mask=inside, other=0.0).to(tl.float32), DTYPE)
-    return values
-
-
-@triton.jit
-def _heads_kernel(
-    qkv_ptr,
-    bias_ptr,
-    head_norm_ptr,
-    cos_ptr,
-    sin_ptr,
-    keys_ptr,
-    values_ptr,
-    column_ptr,
-    q_ptr,
-    heads,
-    kv_heads,
-    max_len,
-    epsilon,
-    HAS_BIAS: tl.constexpr,
-    HAS_NORM: tl.constexpr,
-    HALF: tl.constexpr,
-    BLOCK: tl.constexpr,
-    DEPENDENT: tl.constexpr,
-):
-    begin(DEPENDENT)
-    head = tl.program_id(0)
-    row = tl.program_id(1).to(tl.int64)
-    DTYPE: tl.constexpr = q_ptr.dtype.element_ty
-    columns = tl.arange(0, BLOCK)
-    inside = columns < HALF
-    start = qkv_ptr + (row * (heads + 2 * kv_heads) + head) * 2 * HALF
-    first = _half(start, bias_ptr + head * 2 * HALF, columns, inside, HAS_BIAS, DTYPE)
-    second = _half(start + HALF, bias_ptr + head * 2 * HALF + HALF, columns, inside, HAS_BIAS, DTYPE)
-    if head < heads + kv_heads:
-        if HAS_NORM:
-            scale = tl.rsqrt((tl.sum(first * first, 0) + tl.sum(second * second, 0)) / (2 * HALF) + epsilon)
-            weights = head_norm_ptr + head * 2 * HALF + columns
-            low = tl.load(weights, mask=inside, other=0.0).to(tl.float32)
-            high = tl.load(weights + HALF, mask=inside, other=0.0).to(tl.float32)
-            first = _rounded(low * _rounded(first * scale, DTYPE), DTYPE)
-            second = _rounded(high * _rounded(second * scale, DTYPE), DTYPE)
-        cos = tl.load(cos_ptr + row * HALF + columns, mask=inside, other=0.0).to(tl.float32)
-        sin = tl.load(sin_ptr + row * HALF + columns, mask=inside, other=0.0).to(tl.float32)
-        turned = _rounded(first * cos, DTYPE) - _rounded(second * sin, DTYPE)
-        second = _rounded(second * cos, DTYPE) + _rounded(first * sin, DTYPE)
-        first = turned
-    if head < heads:
-        goal = q_ptr + (row * heads + head) * 2 * HALF
-    else:
-        kv_head = (head - heads) % kv_heads
-        place = ((row * kv_heads + kv_head) * max_len + tl.load(column_ptr + row)) * 2 * HALF
-        goal = tl.where(head < heads + kv_heads, keys_ptr + place, values_ptr + place)
-    tl.store(goal + columns, round_to(first, DTYPE), mask=inside)
-    tl.store(goal + HALF + columns, round_to(second, DTYPE), mask=inside)
 
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
@@ -265,59 +220,3 @@ def silu_times(gate_up: Tensor, bias: Tensor | None) -> Tensor:
         **launch_options(dependent),
     )
     return out
-
-
-def hop_heads(
-    qkv: Tensor,
-    bias: Tensor | None,
-    head_norm: Tensor | None,
-    epsilon: float,
-    cos: Tensor,
-    sin: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    column: Tensor,
-) -> Tensor:
-    """Cut the merged product into heads, normalize and rotate queries and keys, write keys and values into the cache.
-
-    Args:
-        qkv: [batch, (heads + 2 * kv_heads) * head_dim], contiguous.
-        bias: of the merged linear, or None.
-        head_norm: norm weights of the query and key heads, [heads + kv_heads, head_dim], or None.
-        epsilon: of the head norm.
-        cos: cosines at each sequence's position, [batch, head_dim/2].
-        sin: likewise.
-        keys: the layer's cache [batch, kv_heads, max_len, head_dim], contiguous, written at ``column``.
-        values: likewise.
-        column: int64 [batch].
-
-    Returns:
-        q [batch, kv_heads, heads / kv_heads, head_dim].
-    """
-    batch, kv_heads, max_len, head_dim = keys.shape
-    heads = qkv.shape[1] // head_dim - 2 * kv_heads
-    q = qkv.new_empty((batch, kv_heads, heads // kv_heads, head_dim))
-    dependent = can_depend(qkv.device)
-    _heads_kernel[(heads + 2 * kv_heads, batch)](
-        qkv,
-        qkv if bias is None else bias,
-        qkv if head_norm is None else head_norm,
-        cos,
-        sin,
-        keys,
-        values,
-        column,
-        q,
-        heads,
-        kv_heads,
-        max_len,
-        epsilon,
-        HAS_BIAS=bias is not None,
-        HAS_NORM=head_norm is not None,
-        HALF=head_dim // 2,
-        BLOCK=triton.next_power_of_2(head_dim // 2),
-        DEPENDENT=dependent,
-        num_warps=1,
-        **launch_options(dependent),
-    )
-    return q

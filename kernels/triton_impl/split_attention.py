@@ -1,142 +1,49 @@
-"""Attention of one new token per sequence on a GPU: the cache is cut into pieces that are read side by side.
+"""Attention of one new token per sequence to the cache on a GPU: how ``attention_kernel`` is cut and launched.
 
 Torch's attention takes a mask only in its memory-efficient kernel, which is not made to split one sequence's cache over
-a GPU and reads dead columns too (the two have not been timed against each other yet). Here a program reads a piece of
-one key head in blocks of 64 columns, none beyond the sequence's last; a second kernel adds the pieces up, where the
-batch has too few key heads to fill the GPU with one piece each.
-
-Traffic per layer: keys and values up to ``column``, once; with pieces, 2 * (head_dim + 2) fp32 for each and query head.
+a GPU and reads dead columns too; ``docs/kernels.md`` has the times of both.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
+from kernels.triton_impl.attention_kernel import attention_kernel
 from kernels.triton_impl.decode import IS_INTERPRETED
-from kernels.triton_impl.layer_ops import begin, can_depend, launch_options
+from kernels.triton_impl.layer_ops import can_depend, launch_options
 
-_BLOCK = 64
 # Two for each of the multiprocessors of an H200.
 _WANTED_PROGRAMS = 264
 _MOST_PIECES = 64
+_FEW_HEADS = 66
+_LONG_CACHE = 1024
 # The interpreter keeps bf16 as bare 16-bit integers, and multiplies them as such.
 _WIDENS = bool(IS_INTERPRETED.value)
-_LEAST_ROWS = 16
-"""Rows of the smallest matrix instruction."""
+_LEAST_ROWS, _LEAST_DEPTH = 16, 16
+"""Rows of the smallest matrix instruction, and products that it adds up."""
+_JOINED_AT_ONCE = 8192
+"""Partial sums that the last program holds in registers."""
 
 
-@triton.jit
-def _piece_kernel(
-    q_ptr,
-    keys_ptr,
-    values_ptr,
-    column_ptr,
-    out_ptr,
-    tops_ptr,
-    totals_ptr,
-    q_stride,
-    max_len,
-    kv_heads,
-    piece_blocks,
-    scale_log2,
-    GROUP: tl.constexpr,
-    ROWS: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    WIDTH: tl.constexpr,
-    BLOCK: tl.constexpr,
-    IS_WHOLE: tl.constexpr,
-    WIDENS: tl.constexpr,
-    DEPENDENT: tl.constexpr,
-):
-    begin(DEPENDENT)
-    head = tl.program_id(0)
-    piece = tl.program_id(1)
-    pieces = tl.num_programs(1)
-    last = tl.load(column_ptr + head // kv_heads)
-    rows = tl.arange(0, ROWS)
-    dims = tl.arange(0, WIDTH)
-    is_row = rows < GROUP
-    is_dim = dims < HEAD_DIM
-    q = tl.load(
-        q_ptr
-        + (head // kv_heads) * q_stride
-        + (head % kv_heads * GROUP + rows[:, None]) * HEAD_DIM
-        + dims[None, :],
-        mask=is_row[:, None] & is_dim[None, :],
-        other=0.0,
-    )
-    if WIDENS:
-        q = q.to(tl.float32)
-    # A piece beyond the last column has no score: any finite number avoids inf - inf.
-    top = tl.full((ROWS,), -1.0e30, tl.float32)
-    total = tl.zeros((ROWS,), tl.float32)
-    summed = tl.zeros((ROWS, WIDTH), tl.float32)
-    first = piece * piece_blocks * BLOCK
-    for start in range(first, tl.minimum(first + piece_blocks * BLOCK, last + 1), BLOCK):
-        columns = start + tl.arange(0, BLOCK)
-        is_reached = columns <= last
-        place = (head.to(tl.int64) * max_len + columns[:, None]) * HEAD_DIM + dims[None, :]
-        is_read = is_reached[:, None] & is_dim[None, :]
-        keys = tl.load(keys_ptr + place, mask=is_read, other=0.0)
-        values = tl.load(values_ptr + place, mask=is_read, other=0.0)
-        if WIDENS:
-            keys, values = keys.to(tl.float32), values.to(tl.float32)
-        scores = tl.dot(q, tl.trans(keys), input_precision="ieee") * scale_log2
-        scores = tl.where(is_reached[None, :], scores, float("-inf"))
-        higher = tl.maximum(top, tl.max(scores, axis=1))
-        weights = tl.exp2(scores - higher[:, None])
-        shrink = tl.exp2(top - higher)
-        total = total * shrink + tl.sum(weights, axis=1)
-        summed = summed * shrink[:, None] + tl.dot(weights.to(values.dtype), values, input_precision="ieee")
-        top = higher
-    slot = (head * GROUP + rows) * pieces + piece
-    if IS_WHOLE:
-        summed = summed / total[:, None]
-    else:
-        tl.store(tops_ptr + slot, top, mask=is_row)
-        tl.store(totals_ptr + slot, total, mask=is_row)
-    tl.store(
-        out_ptr + slot[:, None] * HEAD_DIM + dims[None, :],
-        summed.to(out_ptr.dtype.element_ty),
-        mask=is_row[:, None] & is_dim[None, :],
-    )
+@dataclass(frozen=True)
+class Tiling:
+    """How a launch is cut, by what was fastest on an H200 (docs/kernels.md).
+
+    Attributes:
+        block: columns that are read in one go.
+        num_warps: of a program.
+    """
+
+    block: int = 64
+    num_warps: int = 4
 
 
-@triton.jit
-def _join_kernel(
-    sums_ptr,
-    tops_ptr,
-    totals_ptr,
-    out_ptr,
-    pieces,
-    HEAD_DIM: tl.constexpr,
-    WIDTH: tl.constexpr,
-    PIECES: tl.constexpr,
-    DEPENDENT: tl.constexpr,
-):
-    begin(DEPENDENT)
-    row = tl.program_id(0)
-    index = tl.arange(0, PIECES)
-    dims = tl.arange(0, WIDTH)
-    is_piece = index < pieces
-    tops = tl.load(tops_ptr + row * pieces + index, mask=is_piece, other=-1.0e30)
-    totals = tl.load(totals_ptr + row * pieces + index, mask=is_piece, other=0.0)
-    shares = tl.exp2(tops - tl.max(tops, axis=0))
-    sums = tl.load(
-        sums_ptr + (row * pieces + index[:, None]) * HEAD_DIM + dims[None, :],
-        mask=is_piece[:, None] & (dims[None, :] < HEAD_DIM),
-        other=0.0,
-    )
-    joined = tl.sum(sums * shares[:, None], axis=0) / tl.sum(totals * shares, axis=0)
-    tl.store(out_ptr + row * HEAD_DIM + dims, joined.to(out_ptr.dtype.element_ty), mask=dims < HEAD_DIM)
-
-
-def split_attention(q: Tensor, keys: Tensor, values: Tensor, column: Tensor) -> Tensor:
+def split_attention(q: Tensor, keys: Tensor, values: Tensor, column: Tensor, arrivals: Tensor) -> Tensor:
     """Attend to the columns of the cache up to each sequence's own.
 
     Args:
@@ -145,70 +52,171 @@ def split_attention(q: Tensor, keys: Tensor, values: Tensor, column: Tensor) -> 
         keys: [batch, kv_heads, max_len, head_dim], contiguous, of q's dtype.
         values: likewise.
         column: int64 [batch], the last column that each sequence reads.
+        arrivals: int32 [batch * kv_heads], zeros, which they are again afterwards.
 
     Returns:
         [batch, heads * head_dim].
 
     Raises:
-        ValueError: strides that the kernel does not read.
+        ValueError: shapes, strides or dtypes that the kernel does not read.
     """
-    batch, kv_heads, group, head_dim = q.shape
-    for name, tensor, checked in (("q", q, q[0]), ("keys", keys, keys), ("values", values, values)):
-        if not checked.is_contiguous():
+    if not q[0].is_contiguous():
+        raise ValueError(f"q has strides {list(q.stride())} for shape {list(q.shape)}")
+    if (q.shape[0], q.shape[1], q.shape[3]) != (keys.shape[0], keys.shape[1], keys.shape[3]):
+        raise ValueError(f"q of shape {list(q.shape)} does not fit keys of shape {list(keys.shape)}")
+    return _attend(q, q.shape[2], keys, values, column, arrivals)
+
+
+def attend_heads(
+    qkv: Tensor,
+    bias: Tensor | None,
+    head_norm: Tensor | None,
+    epsilon: float,
+    cos: Tensor,
+    sin: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    column: Tensor,
+    arrivals: Tensor,
+    *,
+    is_settled: bool = False,
+) -> Tensor:
+    """Make heads of the merged product, write keys and values into the cache, and attend to it.
+
+    Args:
+        qkv: [batch, (heads + 2 * kv_heads) * head_dim], rows contiguous.
+        bias: of the merged linear, or None.
+        head_norm: norm weights of the query and key heads, [heads + kv_heads, head_dim], or None.
+        epsilon: of the head norm.
+        cos: cosines at each sequence's position, [batch, head_dim/2], contiguous.
+        sin: likewise.
+        keys: the layer's cache [batch, kv_heads, max_len, head_dim], contiguous, written at ``column``.
+        values: likewise.
+        column: int64 [batch], the last column that each sequence reads.
+        arrivals: int32 [batch * kv_heads], zeros, which they are again afterwards.
+        is_settled: ``column`` and the columns before it are read while kernels ahead may still run. Right where a
+            kernel that takes no part in dependent launch came after whatever wrote them, as between two hops.
+
+    Returns:
+        [batch, heads * head_dim].
+
+    Raises:
+        ValueError: shapes, strides or dtypes that the kernel does not read.
+    """
+    batch, kv_heads, _, head_dim = keys.shape
+    heads = qkv.shape[1] // head_dim - 2 * kv_heads
+    if qkv.shape[0] != batch or qkv.shape[1] % head_dim or heads < kv_heads or heads % kv_heads:
+        raise ValueError(f"qkv of shape {list(qkv.shape)} does not fit keys of shape {list(keys.shape)}")
+    if qkv.stride(1) != 1:
+        raise ValueError(f"qkv has strides {list(qkv.stride())} for shape {list(qkv.shape)}")
+    turns = (batch, head_dim // 2)
+    wanted: dict[str, tuple[Tensor, tuple[int, ...]]] = {"cos": (cos, turns), "sin": (sin, turns)}
+    if head_norm is not None:
+        wanted["head_norm"] = (head_norm, (heads + kv_heads, head_dim))
+    if bias is not None:
+        wanted["bias"] = (bias, (qkv.shape[1],))
+    for name, (tensor, shape) in wanted.items():
+        if tensor.shape != shape or not tensor.is_contiguous():
+            raise ValueError(
+                f"{name} has shape {list(tensor.shape)} and strides {list(tensor.stride())}, "
+                f"the kernel reads a contiguous {list(shape)}"
+            )
+    parts = (bias, head_norm, cos, sin)
+    return _attend(qkv, heads // kv_heads, keys, values, column, arrivals, parts, epsilon, is_settled)
+
+
+def _attend(
+    q: Tensor,
+    group: int,
+    keys: Tensor,
+    values: Tensor,
+    column: Tensor,
+    arrivals: Tensor,
+    parts: tuple[Tensor | None, Tensor | None, Tensor, Tensor] | None = None,
+    epsilon: float = 0.0,
+    is_settled: bool = False,
+) -> Tensor:
+    batch, kv_heads, max_len, head_dim = keys.shape
+    for name, tensor in (("keys", keys), ("values", values)):
+        if not tensor.is_contiguous() or tensor.shape != keys.shape:
             raise ValueError(f"{name} has strides {list(tensor.stride())} for shape {list(tensor.shape)}")
-    max_len = keys.shape[2]
-    blocks = triton.cdiv(max_len, _BLOCK)
-    piece_blocks = triton.cdiv(blocks, pieces_of(batch * kv_heads, blocks))
+    if head_dim % 2:
+        raise ValueError(f"head_dim={head_dim} is not divisible by 2")
+    if not q.dtype == keys.dtype == values.dtype:
+        raise ValueError(f"q is {q.dtype}, keys and values are {keys.dtype} and {values.dtype}")
+    programs = batch * kv_heads
+    if arrivals.dtype != torch.int32 or arrivals.shape != (programs,):
+        raise ValueError(
+            f"arrivals is {arrivals.dtype} {list(arrivals.shape)}, the kernel counts in torch.int32 [{programs}]"
+        )
+    tiling = tiling_of(programs, max_len)
+    blocks = triton.cdiv(max_len, tiling.block)
+    piece_blocks = triton.cdiv(blocks, pieces_of(programs, blocks))
     pieces = triton.cdiv(blocks, piece_blocks)
-    heads = batch * kv_heads * group
+    heads = programs * group
     out = q.new_empty((batch, kv_heads * group * head_dim))
-    width = triton.next_power_of_2(head_dim)
-    dependent = can_depend(q.device)
     sums, tops, totals = out, out, out
     if pieces > 1:
         sums = q.new_empty((heads, pieces, head_dim), dtype=torch.float32)
-        tops, totals = (q.new_empty((heads, pieces), dtype=torch.float32) for _ in range(2))
-    # The softmax runs in powers of two: log2(e) goes into the scale.
-    scale_log2 = head_dim**-0.5 * 1.4426950408889634
-    _piece_kernel[(batch * kv_heads, pieces)](
+        tops, totals = q.new_empty((2, heads, pieces), dtype=torch.float32).unbind(0)
+    half_width = max(_LEAST_DEPTH, triton.next_power_of_2(head_dim // 2))
+    group_rows = triton.next_power_of_2(group)
+    padded_pieces = triton.next_power_of_2(pieces)
+    bias, head_norm, cos, sin = (None, None, q, q) if parts is None else parts
+    dependent = can_depend(q.device)
+    attention_kernel[(programs, pieces)](
         q,
+        q if bias is None else bias,
+        q if head_norm is None else head_norm,
+        cos,
+        sin,
         keys,
         values,
         column,
+        arrivals,
         sums,
         tops,
         totals,
+        out,
         q.stride(0),
         max_len,
         kv_heads,
         piece_blocks,
-        scale_log2,
+        # The softmax runs in powers of two: log2(e) goes into the scale.
+        head_dim**-0.5 * math.log2(math.e),
+        epsilon,
         GROUP=group,
-        ROWS=max(_LEAST_ROWS, triton.next_power_of_2(group)),
-        HEAD_DIM=head_dim,
-        WIDTH=width,
-        BLOCK=_BLOCK,
-        IS_WHOLE=pieces == 1,
+        ROWS=max(_LEAST_ROWS, group_rows),
+        HALF=head_dim // 2,
+        HALF_WIDTH=half_width,
+        BLOCK=tiling.block,
+        PIECES=padded_pieces,
+        TOGETHER=max(1, min(group_rows, _JOINED_AT_ONCE // (padded_pieces * 2 * half_width))),
+        MAKES_HEADS=parts is not None,
+        HAS_BIAS=bias is not None,
+        HAS_NORM=head_norm is not None,
+        HAS_ONE_BLOCK=piece_blocks == 1,
+        IS_SETTLED=is_settled,
         WIDENS=_WIDENS,
         DEPENDENT=dependent,
-        num_warps=4,
+        num_warps=tiling.num_warps,
         **launch_options(dependent),
     )
-    if pieces > 1:
-        _join_kernel[(heads,)](
-            sums,
-            tops,
-            totals,
-            out,
-            pieces,
-            HEAD_DIM=head_dim,
-            WIDTH=width,
-            PIECES=triton.next_power_of_2(pieces),
-            DEPENDENT=dependent,
-            num_warps=2,
-            **launch_options(dependent),
-        )
     return out
+
+
+def tiling_of(programs: int, max_len: int) -> Tiling:
+    """How a launch is cut, by what was fastest on an H200 (docs/kernels.md).
+
+    Args:
+        programs: key heads of the batch.
+        max_len: columns of the cache.
+    """
+    if programs <= _FEW_HEADS:
+        return Tiling(block=128)
+    if programs <= _WANTED_PROGRAMS:
+        return Tiling(block=32, num_warps=2)
+    return Tiling(block=128 if max_len >= _LONG_CACHE else 64)
 
 
 def pieces_of(programs: int, blocks: int) -> int:

@@ -30,7 +30,9 @@ def prompt_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return out.transpose(1, 2).reshape(batch * width, -1)
 
 
-def hop_attention(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor, column: Tensor) -> Tensor:
+def hop_attention(
+    q: Tensor, keys: Tensor, values: Tensor, mask: Tensor, column: Tensor, arrivals: Tensor
+) -> Tensor:
     """Attention of one new token per sequence to the cache.
 
     On a GPU by our own kernel, ``kernels.triton_impl.split_attention``, which says why. Elsewhere through torch: the
@@ -43,6 +45,7 @@ def hop_attention(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor, column:
         values: likewise.
         mask: added to the scores, [batch, 1, 1, max_len].
         column: int64 [batch], the last column that each sequence reads; says the same as ``mask``.
+        arrivals: int32 [batch * kv_heads], zeros before and after, for the GPU's kernel.
 
     Returns:
         [batch, heads * head_dim].
@@ -51,6 +54,6 @@ def hop_attention(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor, column:
         # Imported late: without a GPU there may be no triton.
         from kernels.triton_impl.split_attention import split_attention
 
-        return split_attention(q, keys, values, column)
+        return split_attention(q, keys, values, column, arrivals)
     rows = mask.expand(-1, q.shape[1], q.shape[2], -1)
     return F.scaled_dot_product_attention(q, keys, values, attn_mask=rows).reshape(q.shape[0], -1)

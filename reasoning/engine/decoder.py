@@ -15,7 +15,7 @@ from kernels.ranges import NO_RANGES, RangeHook
 from kernels.registry import Kernel
 from profiler.nvtx import open_range
 from reasoning.engine.architecture import Architecture, read_architecture
-from reasoning.engine.attention import hop_attention, prompt_attention
+from reasoning.engine.attention import prompt_attention
 from reasoning.engine.layer_math import LayerMath, heads_of, rms_norm
 from reasoning.engine.linear import EngineLinear
 from reasoning.engine.state import BatchState, KVCache
@@ -207,7 +207,7 @@ class Decoder:
                 cache.values[index][:, :, :width] = v.transpose(1, 2)
                 x, normal = self._rest(index, x, prompt_attention(q, k, v), kernel, ranges, _EAGER)
         last = torch.arange(batch, device=prompts.device) * width + lengths - 1
-        return self._logits(normal[last], kernel, ranges)
+        return self._logits(normal[last], kernel, ranges, _EAGER)
 
     def hop(
         self,
@@ -223,7 +223,7 @@ class Decoder:
             state: its ``tokens`` are read, at cache column ``column``.
             cache: written there.
             kernel: runs the linears.
-            math: what runs between them.
+            math: what runs between them, and those whose weights are native.
             ranges: given to the linears.
 
         Returns:
@@ -237,13 +237,22 @@ class Decoder:
         for index, layer in enumerate(self.layers):
             with open_range(f"layer.{index}"):
                 keys, values = cache.keys[index], cache.values[index]
-                qkv = layer.qkv(normal, kernel, ranges)
-                q = math.hop_heads(
-                    qkv, layer.qkv.bias, layer.head_norm, epsilon, cos, sin, keys, values, state.column
+                qkv = layer.qkv(normal, kernel, ranges, math.native_linear)
+                attended = math.attend(
+                    qkv,
+                    layer.qkv.bias,
+                    layer.head_norm,
+                    epsilon,
+                    cos,
+                    sin,
+                    mask,
+                    keys,
+                    values,
+                    state.column,
+                    cache.arrivals,
                 )
-                attended = hop_attention(q, keys, values, mask, state.column)
                 x, normal = self._rest(index, x, attended, kernel, ranges, math)
-        return self._logits(normal, kernel, ranges)
+        return self._logits(normal, kernel, ranges, math)
 
     def _rest(
         self, index: int, x: Tensor, attended: Tensor, kernel: Kernel, ranges: RangeHook, math: LayerMath
@@ -251,15 +260,16 @@ class Decoder:
         """A layer after its attention: the residual stream, and its norm for what comes next."""
         layer, epsilon = self.layers[index], self.architecture.norm_epsilon
         after = self.layers[index + 1].attention_norm if index + 1 < len(self.layers) else self.norm
-        update = layer.o(attended, kernel, ranges)
+        update = layer.o(attended, kernel, ranges, math.native_linear)
         x, normal = math.add_norm(x, update, layer.o.bias, layer.mlp_norm, epsilon)
-        wide = math.silu_times(layer.gate_up(normal, kernel, ranges), layer.gate_up.bias)
-        update = layer.down(wide, kernel, ranges)
+        gate_up = layer.gate_up(normal, kernel, ranges, math.native_linear)
+        wide = math.silu_times(gate_up, layer.gate_up.bias)
+        update = layer.down(wide, kernel, ranges, math.native_linear)
         x, normal = math.add_norm(x, update, layer.down.bias, after, epsilon)
         return x, normal
 
-    def _logits(self, normal: Tensor, kernel: Kernel, ranges: RangeHook) -> Tensor:
-        logits = self.head(normal, kernel, ranges)
+    def _logits(self, normal: Tensor, kernel: Kernel, ranges: RangeHook, math: LayerMath) -> Tensor:
+        logits = self.head(normal, kernel, ranges, math.native_linear)
         return logits if self.head.bias is None else logits + self.head.bias
 
 

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from reasoning.engine.attention import hop_attention
+
 _MOST_COMPILED_SHAPES = 256
 """Batch sizes and models that one process may compile for."""
 
@@ -137,6 +139,44 @@ def hop_heads(
     return q.reshape(batch, kv_heads, -1, q.shape[-1])
 
 
+def attend(
+    qkv: Tensor,
+    bias: Tensor | None,
+    head_norm: Tensor | None,
+    epsilon: float,
+    cos: Tensor,
+    sin: Tensor,
+    mask: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    column: Tensor,
+    arrivals: Tensor,
+    *,
+    heads: Callable[..., Tensor] = hop_heads,
+) -> Tensor:
+    """From the merged product of one new token per sequence to what it attends to.
+
+    Args:
+        qkv: as in :func:`hop_heads`, like all that is not named here.
+        bias: likewise.
+        head_norm: likewise.
+        epsilon: likewise.
+        cos: likewise.
+        sin: likewise.
+        mask: added to the scores, [batch, 1, 1, max_len].
+        keys: likewise, written at ``column``.
+        values: likewise.
+        column: likewise.
+        arrivals: int32 [batch * kv_heads], zeros before and after.
+        heads: :func:`hop_heads`, as it is or compiled.
+
+    Returns:
+        [batch, heads * head_dim].
+    """
+    q = heads(qkv, bias, head_norm, epsilon, cos, sin, keys, values, column)
+    return hop_attention(q, keys, values, mask, column, arrivals)
+
+
 def begin_hop(
     tokens: Tensor, column: Tensor, embedding: Tensor, cosines: Tensor, sines: Tensor, max_len: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -204,14 +244,19 @@ def accept(
 
 @dataclass(frozen=True)
 class LayerMath:
-    """The functions of a hop, as they are or compiled."""
+    """The functions of a hop, as they are, compiled or our own kernels.
+
+    ``native_linear(x, w)`` multiplies by every weight that is a plain tensor, whatever the kernel; ``F.linear`` leaves
+    those of a native kernel to the kernel.
+    """
 
     begin_hop: Callable[..., Any] = begin_hop
     rms_norm: Callable[..., Any] = rms_norm
-    hop_heads: Callable[..., Any] = hop_heads
+    attend: Callable[..., Any] = attend
     add_norm: Callable[..., Any] = add_norm
     silu_times: Callable[..., Any] = silu_times
     accept: Callable[..., Any] = accept
+    native_linear: Callable[[Tensor, Tensor], Tensor] = F.linear
 
 
 # fullgraph: what cannot be compiled is an error, never a slow path that nobody sees.
@@ -221,7 +266,12 @@ _compile_one = partial(torch.compile, fullgraph=True, dynamic=False)
 def compiled_layer_math() -> LayerMath:
     """The functions compiled for each batch size that they meet; first calls belong into :func:`room_to_compile`."""
     return LayerMath(
-        *(_compile_one(f) for f in (begin_hop, rms_norm, hop_heads, add_norm, silu_times, accept))
+        begin_hop=_compile_one(begin_hop),
+        rms_norm=_compile_one(rms_norm),
+        attend=partial(attend, heads=_compile_one(hop_heads)),
+        add_norm=_compile_one(add_norm),
+        silu_times=_compile_one(silu_times),
+        accept=_compile_one(accept),
     )
 
 
@@ -232,7 +282,7 @@ def fused_layer_math(device: torch.device) -> LayerMath:
         ValueError: the device has no Triton kernels.
     """
     # Imported late: without a GPU there may be no triton.
-    from kernels.triton_impl import layer_ops
+    from kernels.triton_impl import gemv, layer_ops
     from kernels.triton_impl.decode import IS_INTERPRETED
 
     is_cuda = device.type == "cuda"
@@ -241,10 +291,33 @@ def fused_layer_math(device: torch.device) -> LayerMath:
     return LayerMath(
         begin_hop=_compile_one(begin_hop) if is_cuda else begin_hop,
         rms_norm=layer_ops.rms_norm,
-        hop_heads=layer_ops.hop_heads,
+        attend=_attend_in_one_kernel,
         add_norm=layer_ops.add_norm,
         silu_times=layer_ops.silu_times,
         accept=_compile_one(accept) if is_cuda else accept,
+        # Interpreted, a product takes seconds.
+        native_linear=gemv.native_linear if is_cuda else F.linear,
+    )
+
+
+def _attend_in_one_kernel(
+    qkv: Tensor,
+    bias: Tensor | None,
+    head_norm: Tensor | None,
+    epsilon: float,
+    cos: Tensor,
+    sin: Tensor,
+    mask: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    column: Tensor,
+    arrivals: Tensor,
+) -> Tensor:
+    from kernels.triton_impl.split_attention import attend_heads
+
+    # Settled: between two hops lie begin_hop and accept, whose kernels wait for all before them and let none past.
+    return attend_heads(
+        qkv, bias, head_norm, epsilon, cos, sin, keys, values, column, arrivals, is_settled=True
     )
 
 

@@ -7,7 +7,7 @@ too belong to a row or to a group within one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -19,6 +19,9 @@ from kernels.peers.peer import PeerWeight
 from kernels.quant_weight import QuantWeight
 from kernels.ranges import NO_RANGES, RangeHook
 from kernels.registry import Kernel, Weight
+
+NativeLinear = Callable[[Tensor, Tensor], Tensor]
+"""``x @ w.T`` for a weight that is a plain tensor [n, k]."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,16 +89,28 @@ class EngineLinear:
             if all(weight is not None for weight in held):
                 self._weights[name] = merge_weights([weight for weight in held if weight is not None])
 
-    def __call__(self, x: Tensor, kernel: Kernel, ranges: RangeHook = NO_RANGES) -> Tensor:
-        """Multiply x [m, k]; returns [m, n] in x's dtype, without the bias.
+    def __call__(
+        self, x: Tensor, kernel: Kernel, ranges: RangeHook = NO_RANGES, native: NativeLinear = F.linear
+    ) -> Tensor:
+        """Multiply.
+
+        Args:
+            x: [m, k].
+            kernel: what multiplies, unless the weight is kept native.
+            ranges: given to the kernel.
+            native: multiplies by weights that are plain tensors; ``F.linear`` leaves those of a native kernel to the
+                kernel.
+
+        Returns:
+            [m, n] in x's dtype, without the bias.
 
         Raises:
             ValueError: there is no weight of the kernel's format.
         """
         weights = self.weights(kernel)
         if len(weights) == 1:
-            return self._product(x, weights[0], kernel, ranges)
-        return torch.cat([self._product(x, weight, kernel, ranges) for weight in weights], dim=-1)
+            return self._product(x, weights[0], kernel, ranges, native)
+        return torch.cat([self._product(x, weight, kernel, ranges, native) for weight in weights], dim=-1)
 
     def weights(self, kernel: Kernel) -> tuple[Weight, ...]:
         """What the kernel multiplies by: one weight, or several that could not be merged.
@@ -162,10 +177,17 @@ class EngineLinear:
             return []
         return list(zip(self._names, self._dense.split(self.rows), strict=True))
 
-    def _product(self, x: Tensor, weight: Weight, kernel: Kernel, ranges: RangeHook) -> Tensor:
-        if isinstance(weight, Tensor) and kernel.weight_key is not None:
-            return F.linear(x, weight)
-        return kernel.linear(x, weight, ranges=ranges)
+    def _product(
+        self, x: Tensor, weight: Weight, kernel: Kernel, ranges: RangeHook, native: NativeLinear
+    ) -> Tensor:
+        if not isinstance(weight, Tensor):
+            return kernel.linear(x, weight, ranges=ranges)
+        if kernel.weight_key is not None:
+            return native(x, weight)
+        if native is F.linear:
+            return kernel.linear(x, weight, ranges=ranges)
+        with ranges("linear"):
+            return native(x, weight)
 
     def _part_weight(self, index: int, part: LinearWeights, fmt: str) -> Weight | None:
         if not part.is_kept:

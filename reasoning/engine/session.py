@@ -12,7 +12,6 @@ from torch import Tensor
 from kernels.ranges import NO_RANGES, RangeHook
 from kernels.registry import Kernel
 from kernels.torch_compile import can_compile
-from profiler.nvtx import open_range, ranges_on
 from reasoning.engine.decoder import Decoder
 from reasoning.engine.layer_math import (
     LayerMath,
@@ -22,6 +21,7 @@ from reasoning.engine.layer_math import (
 )
 from reasoning.engine.sampling import Sampling
 from reasoning.engine.state import MOST_END_TOKENS, BatchState, KVCache
+from reasoning.shown_ranges import shown
 
 _HOPS_BEFORE_CAPTURE = 3
 
@@ -86,7 +86,7 @@ class Session:
         self._captured_logits: Tensor | None = None
         self._hops_left = 0
         # Open while the step is captured, so that a trace can attribute the graph's kernels.
-        self._shown: RangeHook = open_range if ranges_on() else NO_RANGES
+        self._shown = shown()
         with nullcontext() if mode is StepMode.GRAPH else room_to_compile():
             self._prepare()
 
@@ -130,7 +130,7 @@ class Session:
             padding: a token to feed where nothing is to be read.
             forced: tokens to choose whatever the logits say, at least ``limits`` for each sequence; None lets the
                 logits choose.
-            ranges: given to the linears of the prefill; None shows them to a profiler that listens.
+            ranges: given to the linears of the prefill; a profiler that listens sees them in any case.
 
         Raises:
             ValueError: the batch has another size, a prompt is empty, a token is outside the vocabulary, or a sequence
@@ -147,7 +147,7 @@ class Session:
         ids = torch.tensor(rows, device=self.decoder.device)
         with torch.no_grad():
             self._logits = self.decoder.prefill(
-                ids, self.state.column + 1, self.cache, self.kernel, ranges or self._shown
+                ids, self.state.column + 1, self.cache, self.kernel, shown(ranges or NO_RANGES)
             )
             self._accept(self._logits)
         self._hops_left = max(limits) - 1
@@ -172,7 +172,7 @@ class Session:
             ValueError: every sequence has reached its limit.
         """
         self._count_hop()
-        self._step(ranges)
+        self._step(shown(ranges))
 
     def tokens(self) -> list[list[int]]:
         """Tokens that each sequence has added so far, its end token included; waits for the device."""

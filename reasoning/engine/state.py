@@ -48,6 +48,8 @@ class KVCache:
         """Per layer [batch, kv_heads, max_len, head_dim]."""
         self.values: tuple[Tensor, ...] = self._storage[1].unbind(0)
         """Likewise."""
+        self.arrivals = torch.zeros(batch * architecture.kv_heads, dtype=torch.int32, device=device)
+        """Parts of each key head's attention that have been summed; 0 between two calls."""
         self.cosines, self.sines = architecture.rotary_tables(max_len, dtype, device)
 
     @property
@@ -57,7 +59,7 @@ class KVCache:
 
     def clear(self) -> None:
         """Forget everything: a masked column counts zero times its value, which must not be NaN."""
-        for tensor in self._storage:
+        for tensor in (*self._storage, self.arrivals):
             tensor.zero_()
 
 

@@ -53,7 +53,7 @@ def row_bytes(context: int = CONTEXT) -> int:
 
 
 def by_hand_s(kernel: str, m: int) -> float:
-    between = (2 * 31 + 37) * 1.5e-6 + 2 * 2 * TRUTH["bf16"][0]
+    between = (2 * 31 + 37) * 1.5e-6 + 2 * TRUTH["bf16"][0]
     return linears_s(kernel, m) + between + m * row_bytes() / BYTES_PER_S + 1.2e-5
 
 
@@ -259,7 +259,7 @@ def test_runs_that_cannot_calibrate_are_refused() -> None:
     with pytest.raises(ValueError, match="1 runs hold 0 hops of bf16 with engine=compile"):
         native_hops([chain({("bf16", 1): 1e-3})], known, machine(), HopEngine.COMPILE, CONTEXT)
     long = chain({("bf16", 1): 1e-3}, context=4000, hops=96)
-    with pytest.raises(ValueError, match="ran with a cache of 4096 tokens, the prediction is for 640"):
+    with pytest.raises(ValueError, match="cached tokens per hop on average, the prediction is for"):
         native_hops([long], known, machine(), HopEngine.GRAPH, CONTEXT)
 
 

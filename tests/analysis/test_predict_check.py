@@ -110,15 +110,55 @@ def test_errors_are_those_of_the_prediction_over_the_measurement() -> None:
         (chain(HOPS, later_s=0), "before the prediction"),
         (chain(HOPS, gpu="NVIDIA L4", arch="l4"), "ran on NVIDIA L4, the prediction is for NVIDIA H200"),
         (chain(HOPS, engine="eager"), "ran with engine=eager, the prediction is for graph"),
-        (chain(HOPS, context=100, hops=64), "with a cache of 192 tokens, the prediction is for 640"),
+        (
+            chain(HOPS, context=100, hops=64),
+            "read 132 cached tokens per hop on average, the prediction is for 640",
+        ),
         (chain(HOPS, model="other"), "4 rows were not predicted"),
     ],
 )
 def test_runs_that_check_nothing_are_named(run: RunRecord, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_prediction(prediction(), [run])
-    both = check_prediction(prediction(), [run, chain(HOPS, number=1, context=512, hops=100)])
+    both = check_prediction(prediction(), [run, chain(HOPS, number=1, context=560, hops=100)])
     assert len(both.skipped) == 1 and {e.run_id for e in both.held_out} == {"20260131T120101Z-chain-made-up"}
+
+
+def test_joules_of_short_windows_or_of_prompts_check_nothing() -> None:
+    def joules(run: RunRecord) -> int:
+        return sum(e.quantity == "energy_j_per_token" for e in check_prediction(prediction(), [run]).held_out)
+
+    run = chain(HOPS, energy_j_per_token={("bf16", 1): 0.4, ("fused_nf4", 32): 0.7})
+    assert joules(run) == 2
+    assert joules(run.model_copy(update={"arguments": run.arguments | {"energy_windows": 0}})) == 0
+
+    def with_prompts(prefill_s: float) -> RunRecord:
+        rows = [row.model_copy(update={"prefill_s": prefill_s, "decode_s": 1.0}) for row in run.results]
+        return run.model_copy(update={"results": rows})
+
+    assert joules(with_prompts(0.1)) == 2
+    assert joules(with_prompts(0.2)) == 0
+
+
+def test_crossings_are_measured_without_replays_too() -> None:
+    def with_intervals(run: RunRecord, share: float) -> RunRecord:
+        rows = [
+            row.model_copy(
+                update={
+                    "cor_tps": None,
+                    "cor_tps_ci95": None,
+                    "hop_ms_p50_ci95": (row.hop_ms_p50 * (1 - share), row.hop_ms_p50 * (1 + share)),
+                }
+            )
+            for row in run.results
+        ]
+        return run.model_copy(update={"results": rows})
+
+    (found,) = check_prediction(prediction(), [with_intervals(chain(HOPS), 0.01)]).crossings
+    assert found.agrees
+    # 1.33 is not above 1 for sure where either median may be 20 % off.
+    (found,) = check_prediction(prediction(), [with_intervals(chain(HOPS), 0.2)]).crossings
+    assert found.agrees is None
 
 
 def test_what_calibrated_a_prediction_is_not_held_out() -> None:

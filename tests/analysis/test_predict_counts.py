@@ -2,6 +2,7 @@
 
 from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -186,13 +187,13 @@ def test_compile_runs_the_kernels_that_are_counted(model: str, batch: int) -> No
 def test_fused_runs_the_kernels_that_are_counted(
     family: str, batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from kernels.triton_impl import layer_ops
+    from kernels.triton_impl import layer_ops, split_attention
 
     launches: Counter[str] = Counter()
 
     class Launches:
-        def __init__(self, name: str) -> None:
-            self._name, self._kernel = name, getattr(layer_ops, name)
+        def __init__(self, name: str, kernel: Any) -> None:
+            self._name, self._kernel = name, kernel
 
         def __getitem__(self, grid: Any) -> Any:
             launches[self._name] += 1
@@ -202,10 +203,12 @@ def test_fused_runs_the_kernels_that_are_counted(
         Decoder.from_model(small_model(family)), get_kernel("bf16"), batch, 64, mode=StepMode.FUSED
     )
     session.start([[1, 2, 3], [1, 2]][:batch], [4] * batch)
-    for name in ("_norm_kernel", "_silu_kernel", "_heads_kernel"):
-        monkeypatch.setattr(layer_ops, name, Launches(name))
+    modules = {"_norm_kernel": layer_ops, "_silu_kernel": layer_ops, "attention_kernel": split_attention}
+    for name, module in modules.items():
+        monkeypatch.setattr(module, name, Launches(name, getattr(module, name)))
     session.hop()
     counted = KERNELS[HopEngine.FUSED]
+    assert launches.pop("attention_kernel") == 3 * counted.attention
     # The first norm belongs to the hop; what else happens once is compiled as in the engine of that name.
     assert launches.total() == 3 * counted.per_layer + 1
     assert counted.once == KERNELS[HopEngine.COMPILE].once
@@ -223,8 +226,9 @@ def calls_of_a_hop() -> dict[str, int]:
 
         return call
 
-    names = ("begin_hop", "rms_norm", "hop_heads", "add_norm", "silu_times", "accept")
-    math = layer_math.LayerMath(*(counting(name) for name in names))
+    names = ("begin_hop", "rms_norm", "add_norm", "silu_times", "accept")
+    attend = partial(layer_math.attend, heads=counting("hop_heads"))
+    math = layer_math.LayerMath(attend=attend, **{name: counting(name) for name in names})
     session = Session(
         Decoder.from_model(small_model("mistral")),
         get_kernel("bf16"),
@@ -245,22 +249,16 @@ def test_attention_on_a_gpu_launches_the_kernels_that_are_counted() -> None:
     launched = []
 
     class Launch:
-        def __init__(self, name: str) -> None:
-            self._name = name
-
         def __getitem__(self, grid: object) -> Any:
-            return lambda *arguments, **options: launched.append(self._name)
+            return lambda *arguments, **options: launched.append(grid)
 
-    jitted = [name for name in vars(split) if name.endswith("_kernel")]
-    patches = [mock.patch.object(split, name, Launch(name)) for name in jitted]
-    for patch in patches:
-        patch.start()
-    try:
-        split.split_attention(bf16(2, 4, 2, 32), bf16(2, 4, 128, 32), bf16(2, 4, 128, 32), whole(2))
-    finally:
-        mock.patch.stopall()
+    cache = (bf16(2, 4, 128, 32), bf16(2, 4, 128, 32))
+    with mock.patch.object(split, "attention_kernel", Launch()):
+        split.split_attention(bf16(2, 4, 2, 32), *cache, whole(2), torch.zeros(8, dtype=torch.int32))
+    # Eight key heads in two pieces each.
+    assert launched == [(8, 2)]
     for engine in (HopEngine.GRAPH, HopEngine.COMPILE):
-        assert KERNELS[engine].attention == len(launched) == len(jitted)
+        assert KERNELS[engine].attention == len(launched)
 
 
 def test_one_row_takes_the_kernels_of_one_row() -> None:

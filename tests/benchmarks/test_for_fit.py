@@ -111,9 +111,9 @@ def test_on_a_gpu_the_plan_covers_what_tells_parameters_apart_in_time() -> None:
         "28672x4096",
     ]
     assert sweep.ms == (1, 8, 16, 32, 64, 128, 256) and sweep.repeats == 12
-    assert {variant.name for variant in sweep.variants} == KERNELS
+    assert {variant.name for variant in sweep.variants} == KERNELS | {"gemv_bf16"}
     found = fit_plan(sweep, GPU)
-    windows = found.steps - len(found.eager) - len(found.graphs)
+    windows = found.steps - len(found.eager) - 2 * len(found.graphs)
     assert windows == 19 and windows * (found.window_s + found.lead_in_s) < 150
     assert len(set(found.graphs)) > 1 and {syncs for _, syncs in found.eager} == {1, 16, 64}
     assert max(p.ms[0] for p in found.energy) == 1024
@@ -141,10 +141,16 @@ def test_a_record_without_additions_stays_itself(small: None) -> None:
 def test_graphs_of_launches_show_g_and_d() -> None:
     eager = [LaunchChain(n, s, n * 4e-6 + s * 9e-6, 0.001) for n, s in ((64, 1), (256, 1), (64, 64))]
     graphs = [LaunchChain(n, 1, 12e-6 + n * 1.5e-6, 0.001, "graph") for n in (16, 64, 256)]
-    found = fit_host([*graphs, *eager], seed=0)
-    assert dict(zip(found.names, found.point, strict=True)) == pytest.approx(
-        {"launch_s": 4e-6, "sync_s": 9e-6, "graph_s": 12e-6, "node_s": 1.5e-6}, rel=1e-6
+    fused = [LaunchChain(n, 1, 12e-6 + n * 2.5e-6, 0.001, "fused") for n in (16, 64)]
+    both = fit_host([*eager, *fused, *graphs], seed=0)
+    expected = {"launch_s": 4e-6, "sync_s": 9e-6, "graph_s": 12e-6, "node_s": 1.5e-6}
+    assert dict(zip(both.names, both.point, strict=True)) == pytest.approx(
+        {**expected, "fused_node_s": 2.5e-6}, rel=1e-6
     )
+    with pytest.raises(ValueError, match="2 graphs of the fused engine's kernel and 0 of an empty one"):
+        fit_host([*eager, *fused], seed=0)
+    found = fit_host([*graphs, *eager], seed=0)
+    assert dict(zip(found.names, found.point, strict=True)) == pytest.approx(expected, rel=1e-6)
     with pytest.raises(ValueError, match="2 graphs of 16 launches"):
         fit_host([*eager, graphs[0], graphs[0]], seed=0)
     with pytest.raises(ValueError, match="engine='compile' of a chain"):
@@ -165,5 +171,8 @@ def test_launch_chains_on_a_gpu() -> None:
         lambda done, text: None,
     )
     graphs = [chain for chain in found.launch_chains if chain["engine"] == "graph"]
+    assert [c["launches"] for c in found.launch_chains if c["engine"] == "fused"] == [
+        c["launches"] for c in graphs
+    ]
     assert all(chain["device_us_p50"] < chain["time_us_p50"] for chain in graphs)
     assert graphs[-1]["time_us_p50"] < 4 * 1024

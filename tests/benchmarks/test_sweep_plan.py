@@ -10,8 +10,11 @@ from kernels.registry import KERNELS
 
 def test_the_default_is_every_kernel_with_the_baseline_first() -> None:
     plan = make_plan(SweepRequest(), "cpu")
-    assert [variant.name for variant in plan.variants] == list(KERNELS)
+    # On a CPU gemv_bf16 is torch's own product, like bf16.
+    assert [variant.name for variant in plan.variants] == [name for name in KERNELS if name != "gemv_bf16"]
     assert plan.variants[0].name == "bf16"
+    on_gpu = make_plan(SweepRequest(), "cuda")
+    assert [variant.name for variant in on_gpu.variants] == list(KERNELS)
     assert Shape(2048, 2048) in plan.shapes
     assert plan.shapes[0].model == "tiny"
     assert plan.ms == (1, 8)
@@ -21,6 +24,19 @@ def test_a_format_brings_its_schemes() -> None:
     plan = make_plan(SweepRequest(formats=("nf4",)), "cpu")
     assert [v.name for v in plan.variants] == ["bf16", "unfused_nf4", "fused_nf4", "null_nf4"]
     assert {v.implementation for v in plan.variants} == {"torch"}
+    on_gpu = make_plan(SweepRequest(formats=("nf4",)), "cuda")
+    assert [v.name for v in on_gpu.variants] == ["bf16", "gemv_bf16", "unfused_nf4", "fused_nf4", "null_nf4"]
+    assert on_gpu.variants[1].implementation == "triton"
+    assert on_gpu.variants[0].weight_key == on_gpu.variants[1].weight_key
+    named = make_plan(SweepRequest(kernels="gemv_bf16"), "cpu")
+    assert [(v.name, v.implementation) for v in named.variants] == [("bf16", "torch"), ("gemv_bf16", "torch")]
+
+
+def test_a_fit_on_a_gpu_takes_native_weights_by_both_kernels() -> None:
+    on_gpu, on_cpu = (make_plan(SweepRequest(for_fit=True), device) for device in ("cuda", "cpu"))
+    names = [v.name for v in on_gpu.variants]
+    assert names[:2] == ["bf16", "gemv_bf16"]
+    assert [v.name for v in on_cpu.variants] == [name for name in names if name != "gemv_bf16"]
 
 
 @pytest.mark.parametrize("formats", [("nf4", "fp8"), ("nf4,fp8",), ("fp8", "nf4", "nf4")])

@@ -88,7 +88,7 @@ def test_sweep_gets_every_word(tmp_path: Path) -> None:
         (("--batch", "8:2"), 2, ("8 to 2 is no range of batch sizes",)),
         (("--batch", "2,1,2"), 2, ("a batch size is given twice: 2, 1, 2",)),
         (("--kernel", "fused_int8,"), 2, ("1 empty words",)),
-        (("--engine", "warp"), 2, ("--engine 'warp'", "auto, eager, graph, compile, fused")),
+        (("--engine", "warp"), 2, ("--engine 'warp'", "auto, eager, hf_graph, graph, compile, fused")),
         (("--context", "0"), 2, ("context=0 is below 1",)),
         (("--hops", "0"), 2, ("hops=0 is below 1",)),
         (("--context", "5000"), 2, ("5000 tokens with 3 new ones needs 5002 positions",)),

@@ -59,35 +59,3 @@ def test_activation(rows: int, width: int, dtype: torch.dtype, has_bias: bool) -
     gate_up = random(rows, 2 * width, dtype=dtype, seed=1)
     bias = random(2 * width, dtype=dtype, seed=2) if has_bias else None
     check_equal(layer_ops.silu_times(gate_up, bias), layer_math.silu_times(gate_up, bias))
-
-
-@BIAS
-@DTYPES
-@pytest.mark.parametrize("has_norm", [False, True], ids=["no-norm", "norm"])
-@pytest.mark.parametrize(
-    ("batch", "kv_heads", "group", "head_dim"), [(1, 2, 3, 32), (3, 1, 7, 48), (4, 6, 1, 16)]
-)
-def test_heads(
-    batch: int, kv_heads: int, group: int, head_dim: int, has_norm: bool, dtype: torch.dtype, has_bias: bool
-) -> None:
-    heads, max_len = kv_heads * group, 64
-    width = (heads + 2 * kv_heads) * head_dim
-    qkv = random(batch, width, dtype=dtype, seed=1)
-    bias = random(width, dtype=dtype, seed=2) if has_bias else None
-    norm = random(heads + kv_heads, head_dim, dtype=dtype, seed=3) if has_norm else None
-    angles = torch.rand(batch, head_dim // 2, generator=torch.Generator().manual_seed(4)) * 6
-    cos, sin = (f(angles).to(DEVICE, dtype) for f in (torch.cos, torch.sin))
-    column = torch.tensor([5, 63, 0, 20][:batch], device=DEVICE)
-    caches = [
-        torch.zeros(2, batch, kv_heads, max_len, head_dim, device=DEVICE, dtype=dtype) for _ in range(2)
-    ]
-    found, expected = (
-        module.hop_heads(qkv, bias, norm, 1e-6, cos, sin, cache[0], cache[1], column)
-        for module, cache in zip((layer_ops, layer_math), caches, strict=True)
-    )
-    check_equal(found, expected)
-    assert torch.equal(caches[0][1], caches[1][1])
-    written = caches[1] != 0
-    assert torch.equal(caches[0] != 0, written)
-    check_equal(caches[0], caches[1])
-    assert int(written.sum()) > batch * kv_heads * head_dim

@@ -14,7 +14,7 @@ from kernels.registry import KERNELS, Implementation, Kernel, Scheme, build_kern
 
 def test_names_are_schemes_times_formats():
     expected = {f"{scheme}_{name}" for scheme in ("unfused", "fused", "null") for name in FORMATS}
-    assert set(KERNELS) == expected | {"bf16", "native_int8", "native_fp8"}
+    assert set(KERNELS) == expected | {"bf16", "gemv_bf16", "native_int8", "native_fp8"}
     assert all(name == kernel.name for name, kernel in KERNELS.items())
 
 

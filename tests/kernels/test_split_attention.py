@@ -6,12 +6,16 @@ import torch
 pytest.importorskip("triton")
 
 from kernels.triton_impl import split_attention as module
-from kernels.triton_impl.split_attention import pieces_of, split_attention
+from kernels.triton_impl.split_attention import Tiling, pieces_of, split_attention
 from reasoning.engine.attention import hop_attention
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Products of two roundings in q·k and again in weights·v, sums over up to 4,288 columns: 3 for cancellation.
 BOUND = {torch.float32: 3 * 4288**0.5 * 2.0**-24, torch.bfloat16: 3 * 2.0**-8}
+
+
+def counters(q: torch.Tensor) -> torch.Tensor:
+    return torch.zeros(q.shape[0] * q.shape[1], dtype=torch.int32, device=q.device)
 
 
 def reference(q, keys, values, column):
@@ -48,7 +52,9 @@ def test_the_same_as_attention_over_the_columns_that_are_reached(
         # What lies beyond is never read, not even as 0 * NaN.
         keys[i, :, last + 1 :] = float("nan")
         values[i, :, last + 1 :] = float("nan")
-    found = split_attention(q, keys, values, column)
+    arrivals = counters(q)
+    found = split_attention(q, keys, values, column, arrivals)
+    assert not arrivals.any()
     expected = reference(q, keys, values, column)
     error = torch.linalg.vector_norm(found.double() - expected) / torch.linalg.vector_norm(expected)
     assert found.shape == (batch, kv_heads * group * head_dim)
@@ -57,15 +63,22 @@ def test_the_same_as_attention_over_the_columns_that_are_reached(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-def test_one_piece_needs_no_second_kernel(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_WANTED_PROGRAMS", 1)
-    monkeypatch.setattr(module, "_join_kernel", None)
+@pytest.mark.parametrize(("wanted", "block"), [(1, 64), (12, 64), (24, 16), (1, 32)])
+def test_the_same_however_it_is_cut(
+    dtype: torch.dtype, wanted: int, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_WANTED_PROGRAMS", wanted)
+    monkeypatch.setattr(module, "tiling_of", lambda programs, max_len: Tiling(block))
     q, keys, values = (torch.randn(3, 2, n, 32).to(DEVICE, dtype) for n in (3, 192, 192))
-    column = torch.tensor([0, 191, 70], device=DEVICE)
-    found, expected = split_attention(q, keys, values, column), reference(q, keys, values, column)
+    column, arrivals = torch.tensor([0, 191, 70], device=DEVICE), counters(q)
+    if wanted == 1:
+        # One piece needs neither a second pass nor anybody to count.
+        arrivals.fill_(7)
+    found, expected = split_attention(q, keys, values, column, arrivals), reference(q, keys, values, column)
     assert torch.linalg.vector_norm(found.double() - expected) < BOUND[dtype] * torch.linalg.vector_norm(
         expected
     )
+    assert bool((arrivals == (7 if wanted == 1 else 0)).all())
 
 
 def test_pieces_fill_the_gpu_and_can_be_joined() -> None:
@@ -80,9 +93,9 @@ def test_the_cache_may_be_a_layer_of_a_larger_one_but_not_transposed() -> None:
     keys, values = storage.unbind(0)
     q = torch.randn(3, 2, 2, 32, device=DEVICE)
     column = torch.tensor([5, 63, 20], device=DEVICE)
-    assert split_attention(q, keys, values, column).isfinite().all()
+    assert split_attention(q, keys, values, column, counters(q)).isfinite().all()
     with pytest.raises(ValueError, match="keys has strides"):
-        split_attention(q, keys.transpose(2, 3).contiguous().transpose(2, 3), values, column)
+        split_attention(q, keys.transpose(2, 3).contiguous().transpose(2, 3), values, column, counters(q))
 
 
 def test_q_may_be_part_of_a_row_that_holds_k_and_v_too() -> None:
@@ -91,10 +104,26 @@ def test_q_may_be_part_of_a_row_that_holds_k_and_v_too() -> None:
     keys, values = torch.randn(2, 3, 2, 64, 32, device=DEVICE).unbind(0)
     column = torch.tensor([5, 63, 20], device=DEVICE)
     assert q.stride(0) == rows.shape[1]
-    found = split_attention(q, keys, values, column)
-    assert torch.equal(found, split_attention(q.contiguous(), keys, values, column))
+    found = split_attention(q, keys, values, column, counters(q))
+    assert torch.equal(found, split_attention(q.contiguous(), keys, values, column, counters(q)))
     with pytest.raises(ValueError, match="q has strides"):
-        split_attention(q.transpose(1, 2).contiguous().transpose(1, 2), keys, values, column)
+        split_attention(q.transpose(1, 2).contiguous().transpose(1, 2), keys, values, column, counters(q))
+
+
+def test_what_the_kernel_does_not_read_is_refused() -> None:
+    q, keys, values = (torch.zeros(2, 3, n, 32, device=DEVICE) for n in (2, 64, 64))
+    column = torch.zeros(2, dtype=torch.int64, device=DEVICE)
+    with pytest.raises(ValueError, match=r"arrivals is torch.int64 \[6\], .* torch.int32 \[6\]"):
+        split_attention(q, keys, values, column, counters(q).long())
+    with pytest.raises(ValueError, match=r"arrivals is torch.int32 \[5\], .* \[6\]"):
+        split_attention(q, keys, values, column, counters(q)[:5])
+    with pytest.raises(ValueError, match="q is torch.float32, keys and values are torch.float16"):
+        split_attention(q, keys.half(), values.half(), column, counters(q))
+    with pytest.raises(ValueError, match=r"q of shape \[2, 3, 2, 32\] does not fit keys of shape \[2, 2, 64"):
+        split_attention(q, keys[:, :2], values[:, :2], column, counters(q))
+    with pytest.raises(ValueError, match="head_dim=31 is not divisible by 2"):
+        odd = [t[..., :31].contiguous() for t in (q, keys, values)]
+        split_attention(*odd, column, counters(q))
 
 
 @pytest.mark.gpu
@@ -104,7 +133,7 @@ def test_a_gpu_takes_it_for_hops(batch: int) -> None:
     keys, values = (torch.randn(batch, 8, 576, 128, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     column = torch.randint(0, 576, (batch,), device="cuda")
     mask = torch.zeros(batch, 1, 1, 576, device="cuda", dtype=torch.bfloat16)
-    found = hop_attention(q, keys, values, mask, column).double()
+    found = hop_attention(q, keys, values, mask, column, counters(q)).double()
     expected = reference(q, keys, values, column)
     assert (
         torch.linalg.vector_norm(found - expected) / torch.linalg.vector_norm(expected)

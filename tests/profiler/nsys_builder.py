@@ -122,7 +122,9 @@ class ExportBuilder:
                 if column not in self.dropped_columns
             ]
             # Typed as nsys types them: a comparison of columns of different types searches no index.
-            types = {c: "TEXT" if any(isinstance(r.get(c), str) for r in rows) else "INTEGER" for c in columns}
+            types = {
+                c: "TEXT" if any(isinstance(r.get(c), str) for r in rows) else "INTEGER" for c in columns
+            }
             quoted = ", ".join(f'"{column}" {types[column]}' for column in columns)
             db.execute(f"CREATE TABLE {name} ({quoted})")
             db.executemany(

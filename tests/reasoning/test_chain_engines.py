@@ -243,11 +243,11 @@ def test_a_batch_size_is_prepared_before_anything_decodes() -> None:
     first = decode(backend, get_kernel("bf16"), job)
     assert len(first.tokens) == 1 and first.active == [1, 1]
     # Captured steps are kept where they fit, and made anew where they do not.
-    engine = backend._engine
+    sessions = backend._sessions
     backend.prepare(2, 7, in_lockstep=False)
-    assert backend._engine is engine
+    assert backend._sessions is sessions
     backend.prepare(2, 7, in_lockstep=True)
-    assert backend._engine is not engine
+    assert backend._sessions is not sessions
     assert decode(backend, get_kernel("bf16"), job).tokens == first.tokens
 
 

@@ -252,6 +252,16 @@ def test_bad_batches_are_refused(session: Session, change: dict[str, object], me
         session.start(**{"prompts": PROMPTS, "limits": [3, 3, 3], **change})
 
 
+def test_a_cleared_cache_counts_from_zero(decoder: Decoder) -> None:
+    cache = KVCache(decoder.architecture, 3, 64, torch.float32, torch.device("cpu"))
+    assert cache.arrivals.dtype == torch.int32 and cache.arrivals.shape == (3 * 2,)
+    # As an interrupted launch leaves them.
+    cache.arrivals.fill_(5)
+    cache.keys[1].fill_(7)
+    cache.clear()
+    assert not cache.arrivals.any() and not cache.keys[1].any()
+
+
 def test_bad_sessions_are_refused(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
     fresh = Session(decoder, BF16, 1, 4, mode=StepMode.GRAPH)
     with pytest.raises(ValueError, match="0 batches have been started"):
