@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, model_validator
 
 from profiler.record_results import Mode
 from profiler.record_types import Count, EnergySource, NonNegative, PositiveCount, Strict
@@ -178,8 +178,14 @@ class KernelSample(KernelTagged):
     """In-features."""
     repeat: Count
     """Sample within this kernel and shape, from 0."""
-    time_us: NonNegative
-    """Time of the call, microseconds."""
+    time_us: float
+    """Time of the call, microseconds; on a GPU that of ``.tau_comp`` is a difference, which noise can make negative."""
+
+    @model_validator(mode="after")
+    def _is_negative_as_a_difference_only(self) -> KernelSample:
+        if self.time_us < 0 and not self.kernel.endswith(".tau_comp"):
+            raise ValueError(f"time_us={self.time_us:g} of {self.kernel} is below 0")
+        return self
 
 
 Sample = (

@@ -1,5 +1,6 @@
 import math
 from datetime import datetime, timezone
+from typing import Any
 
 import pytest
 from pydantic import BaseModel, ValidationError
@@ -10,6 +11,7 @@ from profiler.record import (
     Environment,
     GpuState,
     HopSample,
+    KernelSample,
     Proportion,
     RunRecord,
     SweepRow,
@@ -186,3 +188,11 @@ def test_environment_refuses_what_it_does_not_know() -> None:
         )
     with pytest.raises(ValidationError, match="greater than or equal to 0"):
         GpuState(index=0, name="x", uuid="GPU-0", power_limit_w=-1)
+
+
+def test_a_sampled_time_is_negative_only_where_it_is_a_difference() -> None:
+    fields: dict[str, Any] = {"m": 1, "n": 2, "k": 3, "repeat": 0, "time_us": -0.02}
+    assert KernelSample(kernel="native_fp8.tau_comp", **fields).time_us == -0.02
+    for kernel in ("native_fp8", "native_fp8.tau_cast"):
+        with pytest.raises(ValidationError, match=f"time_us=-0.02 of {kernel} is below 0"):
+            KernelSample(kernel=kernel, **fields)

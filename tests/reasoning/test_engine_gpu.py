@@ -82,7 +82,8 @@ def test_quantized_linears_give_the_logits_of_the_replaced_model(name: str) -> N
     model = random_model("qwen2.5", torch.bfloat16, "cuda", **ALIGNED)
     replace_linears(model, kernel)
     references = [generate(model, prompt, COUNT) for prompt in PROMPTS]
-    session = Session(Decoder.from_model(model), kernel, 3, 40)
+    # The other modes round less often than Hugging Face, which this model magnifies.
+    session = Session(Decoder.from_model(model), kernel, 3, 40, mode=StepMode.GRAPH)
     logits = forced_logits(session, PROMPTS, [reference.tokens for reference in references])
     for i, reference in enumerate(references):
         check_same_choices(logits[:, i], reference.logits, BOUND[torch.bfloat16])
