@@ -70,6 +70,8 @@ class DeviceWork:
     """Ranges of a path that a graph's kernels bring into the range of their launch: how many such launches."""
     hops: dict[int, DeviceTotals] = field(default_factory=dict)
     """By range id."""
+    hop_ends: dict[int, int] = field(default_factory=dict)
+    """When the device was done with a hop, by range id, ns."""
     outside: DeviceTotals = field(default_factory=DeviceTotals)
     """Launched outside every range."""
     without_call: DeviceTotals = field(default_factory=DeviceTotals)
@@ -189,6 +191,7 @@ class DevicePass:
         self._store(path, live)
         if range_id in self._hops:
             self._work.hops[range_id] = live.totals
+            self._work.hop_ends[range_id] = live.last
         self._finish_grafted(range_id)
 
     def _is_held(self, path: int) -> bool:

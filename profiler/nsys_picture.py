@@ -45,6 +45,8 @@ class _Window:
 def draw_timeline(trace: OpenTrace, target: Path) -> None:
     """Draw the hop of median length and the one after it, or the whole trace where there are no hops.
 
+    The picture ends when the device is done with both, which is later than the host where hops are queued.
+
     Args:
         trace: an open trace.
         target: the PNG to write.
@@ -53,7 +55,7 @@ def draw_timeline(trace: OpenTrace, target: Path) -> None:
         ValueError: there is nothing to draw, or too much for a picture.
     """
     db = trace.schema.export.db
-    window = _window(db, trace.launches)
+    window = _window(db, trace)
     host = _host_bars(db, trace.launches, window)
     device = _device_bars(trace, window)
     # The device may finish after the host's range has ended.
@@ -67,7 +69,8 @@ def draw_timeline(trace: OpenTrace, target: Path) -> None:
     _draw(window, host, device, trace, target)
 
 
-def _window(db: sqlite3.Connection, launches: Launches) -> _Window:
+def _window(db: sqlite3.Connection, trace: OpenTrace) -> _Window:
+    launches = trace.launches
     if launches.hops:
         by_length = sorted(launches.hops, key=lambda hop: hop.end_ns - hop.start_ns)
         median = by_length[(len(by_length) - 1) // 2]
@@ -76,7 +79,8 @@ def _window(db: sqlite3.Connection, launches: Launches) -> _Window:
         first = own.index(median)
         shown = own[first : first + _HOPS_SHOWN]
         title = " and ".join(map(_name, shown))
-        return _Window(shown[0].start_ns, max(hop.end_ns for hop in shown), title, process)
+        end = max(max(hop.end_ns, trace.hop_ends.get(hop.range_id, 0)) for hop in shown)
+        return _Window(shown[0].start_ns, end, title, process)
     start, end = db.execute("SELECT min(start), max(stop) FROM main.range").fetchone()
     if start is None:
         raise ValueError("no range of the trace launched anything, so there is nothing to draw")
@@ -155,7 +159,10 @@ def _draw(
                 )
         labels.append("ranges" if not lane else "")
     for lane, (number, stream) in enumerate(sorted(device), start=len(host)):
-        for kind, bars in device[number, stream].items():
+        # A kernel that starts early and waits overlaps the one that it waits for: what has a role lies on top.
+        for kind, bars in sorted(
+            device[number, stream].items(), key=lambda item: item[0] in (CAST, COMP, LINEAR)
+        ):
             spans = [((bar.start - window.start) / scale, (bar.end - bar.start) / scale) for bar in bars]
             colour = _COLOURS[kind]
             axes.broken_barh(spans, (lane - 0.4, 0.8), facecolor=colour, edgecolor=colour, linewidth=0.4)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,6 +134,8 @@ class OpenTrace:
     reading: TraceReading
     schema: Schema
     launches: Launches
+    hop_ends: Mapping[int, int]
+    """When the device was done with a hop, by the hop's range id, ns."""
 
 
 def read_trace(path: Path, *, domain: str | None = None, layers: bool = False) -> TraceReading:
@@ -169,7 +171,8 @@ def open_trace(path: Path, *, domain: str | None = None, layers: bool = False) -
         prepare(export.db, schema)
         launches = LaunchPass(schema, fold_layers=not layers, filtered=chosen != ALL_DOMAINS).run()
         work = DevicePass(schema, launches).run()
-        yield OpenTrace(_reading(export, schema, launches, work, chosen), schema, launches)
+        reading_of = _reading(export, schema, launches, work, chosen)
+        yield OpenTrace(reading_of, schema, launches, work.hop_ends)
 
 
 def _choose_domain(schema: Schema, wanted: str | None) -> str:
