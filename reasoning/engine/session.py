@@ -159,6 +159,10 @@ class Session:
             ValueError: every sequence has reached its limit.
         """
         self._count_hop()
+        self.queue_hop()
+
+    def queue_hop(self) -> None:
+        """The same hop without counting it, for timings: ``state`` is the caller's, who stays within its capacity."""
         if self._graph is None:
             self._step(self._shown)
         else:
