@@ -8,7 +8,7 @@ session's keys and values would stay in the L2, so that they come from memory as
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -111,9 +111,9 @@ def hop_sizes() -> tuple[HopSize, ...]:
     )
 
 
-def why_no_empty_hops(device: torch.device) -> str | None:
-    """Say why the fused engine does not run on a device, or None."""
-    return get_kernel("fused_nf4").implementations["triton"].why_not(device) or None
+def why_no_empty_hops(device: torch.device) -> str:
+    """Say why the fused engine does not run on a device, in a clause; empty where it does."""
+    return get_kernel("fused_nf4").implementations["triton"].why_not(device)
 
 
 class EmptyHops:
@@ -170,20 +170,36 @@ class EmptyHops:
                 session.queue_hop()
 
 
-def measure_empty_hop(
-    size: HopSize, target: Target, between: LayerMath, repeats: int
-) -> dict[str, JsonValue]:
-    """Time a hop without linears on the device, replays queued behind one another.
+def measure_empty_hops(
+    sizes: Sequence[HopSize],
+    target: Target,
+    repeats: int,
+    on_size: Callable[[HopSize], object] = lambda size: None,
+) -> Iterator[dict[str, JsonValue]]:
+    """Time hops without linears on the device, replays queued behind one another.
 
     Args:
-        size: sizes of the hop.
+        sizes: of the hops.
         target: a GPU.
-        between: functions of the fused engine.
-        repeats: samples.
+        repeats: samples of each.
+        on_size: told each size ahead of its measurement.
 
-    Returns:
-        Sizes, bytes of a row, quantiles of the time in us, and the number of samples.
+    Yields:
+        Sizes, bytes of a row, quantiles of the time of a hop in us, and the number of samples.
+
+    Raises:
+        ValueError: the device is no GPU with Triton kernels.
     """
+    if not target.is_cuda:
+        raise ValueError(f"empty hops are timed on cuda, the device is {target.device}")
+    between = layer_math(_ENGINE, target.device)
+    for size in sizes:
+        on_size(size)
+        yield _measured(size, target, between, repeats)
+        torch.cuda.empty_cache()
+
+
+def _measured(size: HopSize, target: Target, between: LayerMath, repeats: int) -> dict[str, JsonValue]:
     copies = max(1, math.ceil(COLD_FACTOR["cuda"] * target.cache_bytes / size.kv_bytes))
     hops = EmptyHops(size, target.device, copies=copies, between=between)
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))

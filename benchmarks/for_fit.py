@@ -1,6 +1,7 @@
-"""What a fit needs besides times of calls: joules of kernels and of idling, and the time of launches.
+"""What a fit needs besides times of calls: joules, the time of launches, and that of hops without their linears.
 
-On an H200 ``--for-fit`` takes about 4 minutes: compiling and times about 110 s, 19 energy windows 130 s, launches 5 s.
+On an H200 ``--for-fit`` takes about 4 minutes: compiling and times about 110 s, 19 energy windows 130 s, launches and
+empty hops 20 s.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ from dataclasses import dataclass, field, replace
 import torch
 from pydantic import JsonValue
 
+from benchmarks.empty_hops import HopSize, hop_sizes, measure_empty_hops, why_no_empty_hops
 from benchmarks.energy_loads import idle_load
 from benchmarks.energy_rows import Subject, energy_row, energy_samples
 from benchmarks.kernel_energy import EnergyPlan, measure_kernels
 from benchmarks.machine import Target
 from benchmarks.plan import SweepPlan
 from benchmarks.variants import BASELINE
-from kernels.registry import get_kernel
 from profiler.energy import EnergyMeter, best_meter, interleaved_windows
 from profiler.energy_fill import Windows
 from profiler.gpu_watch import GpuWatch, throttling_sentence
@@ -35,7 +36,6 @@ _WARM_CHAINS = 5
 # (launches, synchronisations): with few and with many of these per launch, or the two cannot be told apart.
 _EAGER_CHAINS = ((64, 1), (128, 1), (256, 1), (512, 1), (64, 16), (64, 64))
 _GRAPH_CHAINS = (16, 64, 256, 1024)
-_ROW_WIDTH, _EPSILON = 1024, 1e-6
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,9 @@ class FitPlan:
         window_s: length of each energy window, s; None for what the meter needs.
         lead_in_s: time of a load ahead of its window, s.
         eager: launches and synchronisations of chains launched one by one.
-        graphs: launches of chains replayed from a CUDA graph, each once with every kind of kernel; empty on a CPU.
-        repeats: timings of each chain.
+        graphs: launches of chains replayed from a CUDA graph; empty on a CPU.
+        empty_hops: hops of the fused engine that are timed without their linears; empty on a CPU.
+        repeats: timings of each chain and hop.
     """
 
     sweep: SweepPlan
@@ -58,13 +59,19 @@ class FitPlan:
     lead_in_s: float
     eager: tuple[tuple[int, int], ...]
     graphs: tuple[int, ...]
+    empty_hops: tuple[HopSize, ...] = ()
     repeats: int = _CHAIN_REPEATS
 
     @property
     def steps(self) -> int:
-        """Steps that progress counts: energy windows, idling among them, and chains."""
+        """Steps that progress counts: chains, empty hops, and energy windows, idling among them."""
         windows = 1 + sum(len(p.variants) * len(p.shapes) * len(p.ms) for p in self.energy)
-        return windows + len(self.eager) + 2 * len(self.graphs)
+        return windows + self.steps_before_energy
+
+    @property
+    def steps_before_energy(self) -> int:
+        """Those of them that come first."""
+        return len(self.eager) + len(self.graphs) + len(self.empty_hops)
 
 
 @dataclass
@@ -77,6 +84,8 @@ class ForFit:
     """A sample per energy window."""
     launch_chains: list[dict[str, JsonValue]] = field(default_factory=list)
     """Time of each chain of launches."""
+    empty_hops: list[dict[str, JsonValue]] = field(default_factory=list)
+    """Time of each hop without linears."""
     gpu_states: list[GpuRunState] = field(default_factory=list)
     """GPUs before and after."""
     warnings: list[str] = field(default_factory=list)
@@ -91,6 +100,7 @@ class ForFit:
         derived: dict[str, JsonValue] = {
             "energy": [row.model_dump(mode="json") for row in self.energy],
             "launch_chains": list(self.launch_chains),
+            "empty_hops": list(self.empty_hops),
         }
         throttled = throttling_sentence(self.gpu_states)
         added = [*self.warnings, *([] if throttled is None else [throttled])]
@@ -127,7 +137,7 @@ def fit_plan(sweep: SweepPlan, target: Target) -> FitPlan:
         replace(few, variants=baseline, shapes=(square,)),
     )
     if target.is_cuda:
-        return FitPlan(sweep, cells, _WINDOW_S, 0.5, _EAGER_CHAINS, _GRAPH_CHAINS)
+        return FitPlan(sweep, cells, _WINDOW_S, 0.5, _EAGER_CHAINS, _GRAPH_CHAINS, hop_sizes())
     return FitPlan(sweep, cells, None, 0.0, _EAGER_CHAINS, ())
 
 
@@ -149,6 +159,7 @@ def measure_for_fit(
     found = ForFit()
     try:
         _measure_launches(plan, target, found, on_progress)
+        _measure_empty_hops(plan, target, found, on_progress)
         _measure_energy(plan, target, meter, found, on_progress)
     except KeyboardInterrupt:
         found.interrupted = True
@@ -171,35 +182,42 @@ def _measure_launches(
                 wait()
 
         found.launch_chains.append(_timed("eager", launches, syncs, chain, plan.repeats))
-    done = len(plan.eager)
-    for engine, launch in _graph_kernels(target, word) if plan.graphs else ():
-        for launches in plan.graphs:
-            on_progress(done, f"a graph of {launches} launches, {engine}")
-            done += 1
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                for _ in range(launches):
-                    launch()
+    for number, launches in enumerate(plan.graphs, len(plan.eager)):
+        on_progress(number, f"a graph of {launches} launches")
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            for _ in range(launches):
+                word.add_(1)
 
-            def replay(graph: torch.cuda.CUDAGraph = graph) -> None:
-                graph.replay()
-                wait()
+        def replay(graph: torch.cuda.CUDAGraph = graph) -> None:
+            graph.replay()
+            wait()
 
-            entry = _timed(engine, launches, 1, replay, plan.repeats)
-            entry["device_us_p50"] = _device_us_p50(graph, plan.repeats)
-            found.launch_chains.append(entry)
+        entry = _timed("graph", launches, 1, replay, plan.repeats)
+        entry["device_us_p50"] = _device_us_p50(graph, plan.repeats)
+        found.launch_chains.append(entry)
 
 
-def _graph_kernels(target: Target, word: torch.Tensor) -> list[tuple[str, Callable[[], object]]]:
-    """What graphs are chains of: an empty kernel, and one of the fused engine's, a norm of one row."""
-    kernels: list[tuple[str, Callable[[], object]]] = [("graph", lambda: word.add_(1))]
-    if not get_kernel("fused_nf4").implementations["triton"].why_not(target.device):
-        from kernels.triton_impl.layer_ops import rms_norm
+def _measure_empty_hops(
+    plan: FitPlan, target: Target, found: ForFit, on_progress: Callable[[float, str], object]
+) -> None:
+    if not plan.empty_hops:
+        return
+    why_not = why_no_empty_hops(target.device)
+    if why_not:
+        found.warnings.append(
+            f"no hops of the fused engine are timed, so its time between linears is not identified: {why_not}"
+        )
+        return
+    done = plan.steps_before_energy - len(plan.empty_hops)
 
-        row, weight = torch.ones(2, 1, _ROW_WIDTH, device=target.device, dtype=torch.bfloat16)
-        rms_norm(row, weight[0], _EPSILON)  # compiled before it is captured
-        kernels.append(("fused", lambda: rms_norm(row, weight[0], _EPSILON)))
-    return kernels
+    def told(size: HopSize) -> None:
+        on_progress(
+            done + len(found.empty_hops), f"{size.layers} layers without linears, B = {size.batch_size}"
+        )
+
+    for row in measure_empty_hops(plan.empty_hops, target, plan.repeats, told):
+        found.empty_hops.append(row)
 
 
 def _nothing() -> None:
@@ -254,7 +272,7 @@ def _measure_energy(
             f"no energy is measured here, so a fit identifies no joules: {meter.reason} (source {meter.source})"
         )
         return
-    done = len(plan.eager) + 2 * len(plan.graphs)
+    done = plan.steps_before_energy
 
     def told(label: str) -> None:
         nonlocal done
