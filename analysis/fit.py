@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from analysis.fit_between import fit_between
 from analysis.fit_cast import fit_cast
 from analysis.fit_energy import fit_energy
 from analysis.fit_file import FitsFile, Fitted, KernelFit, Residual, fitted, now_utc
@@ -26,7 +27,7 @@ def no_progress(done: float, total: float, label: str) -> None:
 def fit_all(
     found: FitInput, *, seed: int = 0, n_draws: int = 200, progress: Progress = no_progress
 ) -> FitsFile:
-    """Fit every kernel, the casts, energy and the host.
+    """Fit every kernel, the casts, energy, the host and what lies between the linears.
 
     Args:
         found: observations of one machine.
@@ -35,7 +36,7 @@ def fit_all(
         progress: told after every kernel.
 
     Returns:
-        The fits. A kernel with too few cells is left out, with a warning; so are energy and the host.
+        The fits. A kernel with too few cells is left out, with a warning; so is every other part.
 
     Raises:
         ValueError: the baseline has too few cells for a fit.
@@ -52,7 +53,7 @@ def fit_all(
         progress(number + 1, len(found.cells), kernel)
     newest = found.records[-1]
     gpus = newest.environment.gpus if newest.arguments.get("device") != "cpu" else []
-    bandwidth = found.bandwidth_bytes_per_s
+    bandwidth = float(np.median(found.bandwidth_bytes_per_s)) if found.bandwidth_bytes_per_s else None
     return FitsFile(
         created_utc=now_utc(),
         machine=found.machine,
@@ -62,10 +63,11 @@ def fit_all(
         git_commit=newest.environment.git_commit,
         runs=[record.run_id for record in found.records],
         seed=seed,
-        read_bytes_per_s=float(np.median(bandwidth)) if bandwidth else None,
+        read_bytes_per_s=bandwidth,
         kernels=kernels,
         energy=_energy(found, seed, n_draws, warnings),
         host=_host(found, seed, n_draws, warnings),
+        between=_between(found, bandwidth, seed, n_draws, warnings, is_gpu=bool(gpus)),
         warnings=warnings,
     )
 
@@ -130,3 +132,32 @@ def _host(found: FitInput, seed: int, n_draws: int, warnings: list[str]) -> Fitt
     except ValueError as error:
         warnings.append(f"the host is not fitted: {error}")
         return None
+
+
+def _between(
+    found: FitInput,
+    bytes_per_s: float | None,
+    seed: int,
+    n_draws: int,
+    warnings: list[str],
+    *,
+    is_gpu: bool,
+) -> dict[str, Fitted]:
+    if is_gpu and not found.empty_hops:
+        warnings.append(
+            "once_s, layer_s and traffic (the time between linears) are not identified: no run holds empty hops"
+        )
+    fits = {}
+    for engine, hops in found.empty_hops.items():
+        if bytes_per_s is None:
+            warnings.append(
+                f"what {engine} takes between linears is not fitted: no run measured a read bandwidth"
+            )
+            continue
+        try:
+            fit = fit_between(hops, bytes_per_s, seed=seed, n_draws=n_draws)
+        except ValueError as error:
+            warnings.append(f"what {engine} takes between linears is not fitted: {error}")
+            continue
+        fits[engine] = fitted(fit.solution, warnings=fit.warnings)
+    return fits

@@ -113,6 +113,8 @@ class FitsFile(Strict):
     """Static power and joules per byte, operation and decoded weight; None where no counter was read."""
     host: Fitted | None = None
     """Seconds per launch and per synchronisation; None where no launch chain was timed."""
+    between: dict[str, Fitted] = {}
+    """By engine, the time between the linears; see ``analysis.fit_between``. Without those that were not measured."""
     warnings: list[str] = []
     """What was left out or is not identified, and which run would help."""
 

@@ -1,17 +1,18 @@
-"""What a fit takes from run records: one machine, timed cells, casts, energy windows, launch chains."""
+"""What a fit takes from run records: one machine, timed cells, casts, energy windows, launch chains, empty hops."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from analysis.fit_between import EmptyHop
 from analysis.fit_cast import CastCell
 from analysis.fit_energy import EnergyWork
-from analysis.fit_host import EAGER, LaunchChain
+from analysis.fit_host import EAGER, GRAPH, LaunchChain
 from analysis.fit_time import Cell
 from profiler.record import EnergyRow, RunRecord, SweepRow, iter_samples, list_runs, load_record
 
@@ -40,6 +41,7 @@ class FitInput:
         bits: width of a code.
         energy: units of work with their energy.
         launches: chains of empty launches.
+        empty_hops: hops without their linears, by engine.
         bandwidth_bytes_per_s: read bandwidth of each run that measured one.
         warnings: what was left out, and why.
     """
@@ -51,6 +53,7 @@ class FitInput:
     bits: dict[str, int] = field(default_factory=dict)
     energy: list[EnergyWork] = field(default_factory=list)
     launches: list[LaunchChain] = field(default_factory=list)
+    empty_hops: dict[str, list[EmptyHop]] = field(default_factory=lambda: defaultdict(list))
     bandwidth_bytes_per_s: list[float] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -178,13 +181,26 @@ def _take_derived(found: FitInput, record: RunRecord) -> None:
             )
         )
     for chain in derived.get("launch_chains", []):
-        p50 = chain["time_us_p50"]
-        se = _MEDIAN_SE * (chain["time_us_p95"] - chain["time_us_p05"]) / p50 / math.sqrt(chain["timings"])
         engine = chain.get("engine", EAGER)
-        found.launches.append(LaunchChain(chain["launches"], chain["syncs"], p50 * 1e-6, se, engine))
+        # Chains of another engine's kernels say nothing of an empty one.
+        if engine in (EAGER, GRAPH):
+            time = _median(chain)
+            found.launches.append(LaunchChain(chain["launches"], chain["syncs"], *time, engine))
+    for hop in derived.get("empty_hops", []):
+        time = _median(hop)
+        found.empty_hops[hop["engine"]].append(
+            EmptyHop(hop["layers"], hop["batch_size"], hop["row_bytes"], *time)
+        )
     bandwidth = derived.get("read_bandwidth")
     if bandwidth:
         found.bandwidth_bytes_per_s.append(bandwidth["read_gb_s_p50"] * 1e9)
+
+
+def _median(row: Mapping[str, Any]) -> tuple[float, float]:
+    """Median time, s, and its standard error over it, of a row with quantiles in us."""
+    p50: float = row["time_us_p50"]
+    spread_us: float = row["time_us_p95"] - row["time_us_p05"]
+    return p50 * 1e-6, _MEDIAN_SE * spread_us / p50 / math.sqrt(row["timings"])
 
 
 def _take_energy(found: FitInput) -> None:

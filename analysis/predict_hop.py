@@ -1,16 +1,19 @@
-"""What a whole hop of a model costs: its linears by the fits, and everything between them by counts and traffic.
+"""What a whole hop of a model costs: its linears by the fits, and everything between them as measured without them.
 
-    device(B) = sum of linears(B) + output layer(B) + kernels between them * d + attention's kernels * D
-                + B * traffic of a row / bandwidth
+    device(B) = sum of linears(B) + output layer(B) + between(B)
     T(B) = device + g                                   from a CUDA graph
     T(B) = max(launches * h + s, device)                launched one by one
 
-The traffic of a row is its KV cache, read once, and what norms, rotation, activation and sampling read and write.
-Attention has to wait for the cache to come from memory, which at B = 1 takes longer than its traffic: its kernels take
-D, the fixed time of a call of the baseline, where the others take d, that of an empty kernel (in the fused engine f,
-that of its norm of one row). Native runs may calibrate
-two numbers: the time of a kernel between linears, and the share of the bandwidth that the traffic of a row reaches.
-Nothing else may be calibrated.
+    between(B) = o + layers * l + t * B * traffic of a row / bandwidth        an engine that was timed without linears
+    between(B) = kernels * d + attention's kernels * D + B * traffic of a row / bandwidth       any other, by counts
+
+The traffic of a row is its KV cache, read once, and what norms, rotation, activation and sampling read and write. o, l
+and t are those of ``analysis.fit_between``; o holds g already. Counts are a lower bound: d is the time of an empty kernel, and the traffic
+has the whole bandwidth. There attention takes D, the fixed time of a call of the baseline: it has to wait for the cache
+to come from memory, which at B = 1 takes longer than its traffic.
+
+Native runs may calibrate two numbers of the counts: the time of a kernel between linears, and the share of the
+bandwidth that the traffic of a row reaches. Nothing else may be calibrated.
 """
 
 from __future__ import annotations
@@ -174,7 +177,7 @@ class HopSetting:
     Attributes:
         engine: how a hop is launched.
         context: tokens of the KV cache that every row reads. An engine with a fixed cache reads all of its columns.
-        calibration: from native runs; None for counts and traffic alone.
+        calibration: from native runs; None for what micro-benchmarks and counts say.
     """
 
     engine: HopEngine = HopEngine.GRAPH
@@ -241,30 +244,52 @@ def hop_time_of(machine: Machine, model: ModelShape, kernel: str, setting: HopSe
         ValueError: the machine lacks the kernel, or launches were not timed for an eager hop.
     """
     linears = linears_time(machine, model, kernel, setting.engine, row)
-    row_s = model.row_bytes(setting.context) / machine.bytes_per_s
-    kernel_s, factor = machine.node_s(row, is_fused=setting.engine is HopEngine.FUSED), 1.0
-    if setting.calibration is not None:
-        calibrated_s, factor = setting.calibration.at(row)
-        kernel_s = kernel_s if setting.engine is HopEngine.EAGER else calibrated_s
-    between = _between(model, setting.engine, kernel_s)
-    attention_s = attention_time(machine, model, setting.engine, row)
-    device = linears.plus(between).plus(Cost.line(attention_s, row_s * factor))
+    device = linears.plus(_between(machine, model, setting, row))
     if setting.engine is not HopEngine.EAGER:
-        return device.plus(Cost.line(_host(machine, row).get("graph_s", 0.0)))
+        # Hops that were measured without linears hold what passes between one graph and the next.
+        is_measured = setting.calibration is None and setting.engine.value in machine.between
+        return device if is_measured else device.plus(Cost.line(_host(machine, row).get("graph_s", 0.0)))
     return device.at_least(Cost.line(host_s(machine, model, kernel, setting, row)))
 
 
 def attention_time(machine: Machine, model: ModelShape, engine: HopEngine, row: int) -> float:
-    """Return the time of a hop's attention without its traffic, s: kernels that wait for memory before they compute."""
+    """Return the time that counts give a hop's attention without its traffic, s: it waits for memory to compute."""
     return model.attention_kernels(engine) * machine.kernel(BASELINE).time.named(row)["launch_s"]
 
 
-def _between(model: ModelShape, engine: HopEngine, kernel_s: float) -> Cost:
-    """Time of the other kernels over the batch: their number at 1 row, and from 2 rows on."""
+def why_too_short(machine: Machine, setting: HopSetting) -> str | None:
+    """Say that hops are a lower bound where what lies between the linears is counted and not calibrated.
+
+    None too where no empty kernel was timed: the time taken instead is an upper bound, of which the machine warns.
+    """
+    is_known = setting.calibration is not None or setting.engine.value in machine.between
+    if is_known or "node_s" not in _host(machine, 0):
+        return None
+    measure = ", or measure it with `qt-profile sweep --for-fit`" if setting.engine is HopEngine.FUSED else ""
+    return (
+        f"what engine={setting.engine.value} runs between the linears is counted as kernels that do nothing and as "
+        f"traffic at the whole read bandwidth, a lower bound: give native runs with --calibrate{measure}"
+    )
+
+
+def _between(machine: Machine, model: ModelShape, setting: HopSetting, row: int) -> Cost:
+    """Time between the linears over the batch, s."""
+    engine = setting.engine
+    row_s = model.row_bytes(setting.context) / machine.bytes_per_s
+    if setting.calibration is None and engine.value in machine.between:
+        measured = machine.between[engine.value].named(row)
+        fixed_s = measured["once_s"] + model.layers * measured["layer_s"]
+        return Cost.line(fixed_s, measured["traffic"] * row_s)
+    kernel_s, factor = machine.node_s(row), 1.0
+    if setting.calibration is not None:
+        calibrated_s, factor = setting.calibration.at(row)
+        kernel_s = kernel_s if engine is HopEngine.EAGER else calibrated_s
+    attention = Cost.line(attention_time(machine, model, engine, row), row_s * factor)
+    # The number of kernels at 1 row, and from 2 rows on.
     one, more = (model.other_kernels(engine, batch) * kernel_s for batch in (1, 2))
     if one == more:
-        return Cost.line(more)
-    return Cost((Line(0, one, 0), Line(1, 2 * one - more, more - one), Line(2, more, 0)))
+        return attention.plus(Cost.line(more))
+    return attention.plus(Cost((Line(0, one, 0), Line(1, 2 * one - more, more - one), Line(2, more, 0))))
 
 
 def host_s(machine: Machine, model: ModelShape, kernel: str, setting: HopSetting, row: int) -> float:

@@ -100,6 +100,7 @@ class Machine:
         runs: runs behind the fits.
         warnings: what a reader must know.
         left_out: kernels that were fitted and that this machine cannot run, with the reason.
+        between: parameters of ``analysis.fit_between`` by engine; without those that were not measured.
     """
 
     name: str
@@ -115,12 +116,13 @@ class Machine:
     runs: tuple[str, ...]
     warnings: tuple[str, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
+    between: Mapping[str, Draws] = field(default_factory=dict)
 
     @property
     def draws(self) -> int:
         """Draws that every fit has."""
         fits = [kernel.time for kernel in self.kernels.values()]
-        fits += [fit for fit in (self.host, self.energy) if fit is not None]
+        fits += [fit for fit in (self.host, self.energy, *self.between.values()) if fit is not None]
         return min(len(fit.rows) - 1 for fit in fits)
 
     def kernel(self, name: str) -> KernelCost:
@@ -139,17 +141,16 @@ class Machine:
             )
         return found
 
-    def node_s(self, row: int, *, is_fused: bool = False) -> float:
+    def node_s(self, row: int) -> float:
         """Return the time of a kernel that does nothing, s: inside a graph, on a CPU a call.
 
         Where no launch chain was timed, the shortest call of the baseline bounds it from above.
 
         Args:
             row: 0 for the estimates, 1 and above for a draw.
-            is_fused: one of the fused engine's kernels on one row instead, where those were timed.
         """
         host = {} if self.host is None else self.host.named(row)
-        for name in ("fused_node_s", "node_s", "launch_s")[not is_fused :]:
+        for name in ("node_s", "launch_s"):
             if name in host:
                 return host[name]
         return self.kernel(BASELINE).time.named(row)["launch_s"]
@@ -174,7 +175,8 @@ def transferred(fits: FitsFile, origin: GpuFigures, target: GpuFigures) -> Machi
     """Carry the fitted efficiencies of one GPU over to another.
 
     What memory bounds scales with the bandwidth of the two rows, arithmetic with their peaks, static power with their
-    TDP; launches, latencies and joules per byte and operation are kept. No interval holds the error of doing so.
+    TDP; launches, latencies, the parameters of what lies between linears, and joules per byte and operation are kept.
+    No interval holds the error of doing so.
 
     Args:
         fits: of the GPU that was measured.
@@ -243,6 +245,7 @@ def _machine(
         fitted_on=f"{fits.machine}, {fits.created_utc:%Y%m%dT%H%M%SZ}",
         runs=tuple(fits.runs),
         warnings=tuple(warnings),
+        between={engine: Draws.of(fit) for engine, fit in fits.between.items()},
     )
     if machine.draws < LEAST_DRAWS:
         raise ValueError(

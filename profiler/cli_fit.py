@@ -81,6 +81,7 @@ def fit_command(
                     "phi": {n: _parameters(k.cast) for n, k in fits.kernels.items() if k.cast},
                     "energy": None if fits.energy is None else _parameters(fits.energy),
                     "host": None if fits.host is None else _parameters(fits.host),
+                    "between": {engine: _parameters(fit) for engine, fit in fits.between.items()},
                     "model": model,
                     "b_star_time": {n: _crossing_json(c) for n, c in times.items()},
                     "b_star_energy": {n: _crossing_json(c) for n, c in energies.items() if c},
@@ -101,6 +102,8 @@ def fit_command(
     console.print(f"{fits.machine}, {len(fits.runs)} runs, {len(fits.kernels)} kernels")
     console.print(_times_table(fits))
     console.print(_phi_table(fits))
+    if fits.between:
+        console.print(_between_table(fits))
     console.print(_crossing_table(model, times, energies, printed, scales))
     for warning in _all_warnings(fits):
         console.print(f"warning: {warning}")
@@ -152,6 +155,7 @@ def _all_warnings(fits: FitsFile) -> list[str]:
         for warning in (*fit.not_identified.values(), *fit.warnings)
     ]
     rest = [w for fit in (fits.energy, fits.host) if fit is not None for w in fit.warnings]
+    rest += [f"between linears, {engine}: {w}" for engine, fit in fits.between.items() for w in fit.warnings]
     return [*fits.warnings, *own, *rest]
 
 
@@ -187,9 +191,7 @@ def _times_table(fits: FitsFile) -> Table:
     table.add_column("|residual| p50, p90")
     scales = (1e6, 1e12, 1e15, 1.0, 1e12, 1e9)
     for name, kernel in fits.kernels.items():
-        cells = _cells(kernel.time, scales)
-        off = f"{100 * kernel.time.residual_share_p50:.1f} %, {100 * kernel.time.residual_share_p90:.1f} %"
-        table.add_row(name, *cells, off)
+        table.add_row(name, *_cells(kernel.time, scales), _residuals(kernel.time))
     return table
 
 
@@ -207,6 +209,20 @@ def _phi_table(fits: FitsFile) -> Table:
         if kernel.cast is not None:
             table.add_row(name, *_cells(kernel.cast, (1e6, 1e12, 1e15, 1e12)))
     return table
+
+
+def _between_table(fits: FitsFile) -> Table:
+    table = Table(title="time between the linears of a hop (95 % intervals)", title_justify="left")
+    for heading in ("engine", "once, µs", "per layer, µs", "traffic, over its time at the read bandwidth"):
+        table.add_column(heading)
+    table.add_column("|residual| p50, p90")
+    for engine, fit in fits.between.items():
+        table.add_row(engine, *_cells(fit, (1e6, 1e6, 1.0)), _residuals(fit))
+    return table
+
+
+def _residuals(fit: Fitted) -> str:
+    return f"{100 * fit.residual_share_p50:.1f} %, {100 * fit.residual_share_p90:.1f} %"
 
 
 def _cells(fit: Fitted, scales: Sequence[float]) -> list[str]:

@@ -150,7 +150,7 @@ def _predict(job: PredictJob) -> Prediction:
     from analysis.predict import Request, predict
     from analysis.predict_calibrate import calibrate, native_hops
     from analysis.predict_file import Prediction, now_utc
-    from analysis.predict_hop import HopEngine, HopSetting, why_no_gemv
+    from analysis.predict_hop import HopEngine, HopSetting, why_no_gemv, why_too_short
     from profiler.environment import capture_environment
     from reasoning.model_table import MODELS
 
@@ -214,7 +214,11 @@ def _predict(job: PredictJob) -> Prediction:
         cells=found.cells,
         crossings=found.crossings,
         scales=found.scales,
-        warnings=[*machine.warnings, *_missing(machine), *filter(None, [why_no_gemv(machine, how)])],
+        warnings=[
+            *machine.warnings,
+            *_missing(machine),
+            *filter(None, [why_no_gemv(machine, how), why_too_short(machine, request.setting)]),
+        ],
     )
 
 

@@ -101,5 +101,10 @@ def _warnings(inputs: Inputs) -> Iterable[tuple[str, list[str]]]:
                 if fit is not None:
                     lines += [f"{name}: {text}" for text in (*fit.not_identified.values(), *fit.warnings)]
         lines += [text for fit in (fits.energy, fits.host) if fit is not None for text in fit.warnings]
+        lines += [
+            f"between linears, {engine}: {text}"
+            for engine, fit in fits.between.items()
+            for text in fit.warnings
+        ]
         if lines:
             yield f"Fits of {fits.machine}", lines

@@ -21,6 +21,8 @@ TRUTH = {
     "null_nf4": (2.5e-6, 1.2e-13, 4.0e-15, 0.9, 2e-12, 1e-9),
 }
 BYTES = {"bf16": 2.0, "fused_nf4": 0.53125, "unfused_nf4": 4.53125, "null_nf4": 0.53125}
+READ_BYTES_PER_S = 4.4e12
+ONCE_S, LAYER_S, TRAFFIC = 2.5e-5, 1.1e-5, 1.25
 STATIC_W, PER_BYTE, PER_FLOP, PER_DECODED = 130.0, 5e-11, 4e-13, 6e-12
 
 
@@ -86,9 +88,31 @@ def sweep(rows: list[SweepRow] | None = None, *, number: int = 0, **changed: Any
         "environment": environment(),
         "arguments": {"device": "cuda"},
         "results": rows or [row(kernel, *cell) for kernel in TRUTH for cell in cells],
-        "derived": {"tau": tau, "read_bandwidth": {"read_gb_s_p50": 4400.0}},
+        "derived": {"tau": tau, "read_bandwidth": {"read_gb_s_p50": READ_BYTES_PER_S / 1e9}},
     }
     return RunRecord(**(fields | changed))
+
+
+def empty_hops() -> list[dict[str, Any]]:
+    """What a sweep for a fit keeps of hops without linears."""
+    rows = []
+    for layers in (4, 12):
+        for batch in (1, 8, 64):
+            row_bytes = layers * 2_150_000 + 306_000
+            us = 1e6 * (ONCE_S + layers * LAYER_S + TRAFFIC * batch * row_bytes / READ_BYTES_PER_S)
+            rows.append(
+                {
+                    "engine": "fused",
+                    "layers": layers,
+                    "batch_size": batch,
+                    "row_bytes": row_bytes,
+                    "time_us_p50": us,
+                    "time_us_p05": 0.99 * us,
+                    "time_us_p95": 1.01 * us,
+                    "timings": 40,
+                }
+            )
+    return rows
 
 
 def energy_run() -> RunRecord:

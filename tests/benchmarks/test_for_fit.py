@@ -2,17 +2,21 @@
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import typer
+from pydantic import JsonValue
 from typer.testing import CliRunner
 
 from analysis.fit import fit_all
 from analysis.fit_host import LaunchChain, fit_host
 from analysis.fit_input import energy_rows, read_runs
 from benchmarks import for_fit, kernel_sweep, plan
+from benchmarks.empty_hops import hop_sizes
 from benchmarks.for_fit import ForFit, fit_plan, measure_for_fit
 from benchmarks.machine import Target
 from benchmarks.plan import SweepRequest, make_plan
@@ -81,7 +85,7 @@ def test_the_record_holds_what_a_fit_needs(
 def test_without_a_counter_no_joules_are_made_up(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep = make_plan(SweepRequest(for_fit=True), "cpu")
     found = measure_for_fit(fit_plan(sweep, CPU), CPU, meter=HliMeter(100.0, reason="no counter"))
-    assert found.energy == [] and len(found.launch_chains) == 6
+    assert found.energy == [] and len(found.launch_chains) == 6 and found.empty_hops == []
     assert found.warnings == [
         "no energy is measured here, so a fit identifies no joules: no counter (source hli)"
     ]
@@ -113,7 +117,8 @@ def test_on_a_gpu_the_plan_covers_what_tells_parameters_apart_in_time() -> None:
     assert sweep.ms == (1, 8, 16, 32, 64, 128, 256) and sweep.repeats == 12
     assert {variant.name for variant in sweep.variants} == KERNELS | {"gemv_bf16"}
     found = fit_plan(sweep, GPU)
-    windows = found.steps - len(found.eager) - 2 * len(found.graphs)
+    assert found.empty_hops == hop_sizes() and fit_plan(sweep, CPU).empty_hops == ()
+    windows = found.steps - len(found.eager) - len(found.graphs) - len(found.empty_hops)
     assert windows == 19 and windows * (found.window_s + found.lead_in_s) < 150
     assert len(set(found.graphs)) > 1 and {syncs for _, syncs in found.eager} == {1, 16, 64}
     assert max(p.ms[0] for p in found.energy) == 1024
@@ -141,20 +146,44 @@ def test_a_record_without_additions_stays_itself(small: None) -> None:
 def test_graphs_of_launches_show_g_and_d() -> None:
     eager = [LaunchChain(n, s, n * 4e-6 + s * 9e-6, 0.001) for n, s in ((64, 1), (256, 1), (64, 64))]
     graphs = [LaunchChain(n, 1, 12e-6 + n * 1.5e-6, 0.001, "graph") for n in (16, 64, 256)]
-    fused = [LaunchChain(n, 1, 12e-6 + n * 2.5e-6, 0.001, "fused") for n in (16, 64)]
-    both = fit_host([*eager, *fused, *graphs], seed=0)
     expected = {"launch_s": 4e-6, "sync_s": 9e-6, "graph_s": 12e-6, "node_s": 1.5e-6}
-    assert dict(zip(both.names, both.point, strict=True)) == pytest.approx(
-        {**expected, "fused_node_s": 2.5e-6}, rel=1e-6
-    )
-    with pytest.raises(ValueError, match="2 graphs of the fused engine's kernel and 0 of an empty one"):
-        fit_host([*eager, *fused], seed=0)
     found = fit_host([*graphs, *eager], seed=0)
     assert dict(zip(found.names, found.point, strict=True)) == pytest.approx(expected, rel=1e-6)
     with pytest.raises(ValueError, match="2 graphs of 16 launches"):
         fit_host([*eager, graphs[0], graphs[0]], seed=0)
     with pytest.raises(ValueError, match="engine='compile' of a chain"):
         fit_host([LaunchChain(1, 1, 1e-6, 0.0, "compile")], seed=0)
+
+
+def test_empty_hops_follow_the_launches_and_a_machine_without_the_engine_is_named(
+    small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = hop_sizes()[:2]
+    sweep = make_plan(SweepRequest(for_fit=True), "cpu")
+    found_plan = dataclasses.replace(fit_plan(sweep, CPU), eager=((64, 1),), empty_hops=sizes, repeats=3)
+    told: list[tuple[float, str]] = []
+
+    def measured(plan: object, target: object, repeats: int, on_size: Any) -> Iterator[dict[str, JsonValue]]:
+        assert (plan, target, repeats) == (sizes, CPU, 3)
+        for size in sizes:
+            on_size(size)
+            yield {"batch_size": size.batch_size}
+
+    def run_plan() -> ForFit:
+        told.clear()
+        return measure_for_fit(
+            found_plan, CPU, meter=HliMeter(1.0, reason="r"), on_progress=lambda *t: told.append(t)
+        )
+
+    monkeypatch.setattr(for_fit, "measure_empty_hops", measured)
+    assert run_plan().empty_hops == [{"batch_size": 1}, {"batch_size": 8}]
+    assert told[1:] == [(1, "4 layers without linears, B = 1"), (2, "4 layers without linears, B = 8")]
+    assert found_plan.steps == fit_plan(sweep, CPU).steps - 6 + 3
+    monkeypatch.setattr(for_fit, "why_no_empty_hops", lambda device: "triton is not installed")
+    without = run_plan()
+    assert without.empty_hops == [] and without.warnings[0].endswith(
+        "its time between linears is not identified: triton is not installed"
+    )
 
 
 @pytest.mark.gpu
@@ -171,8 +200,6 @@ def test_launch_chains_on_a_gpu() -> None:
         lambda done, text: None,
     )
     graphs = [chain for chain in found.launch_chains if chain["engine"] == "graph"]
-    assert [c["launches"] for c in found.launch_chains if c["engine"] == "fused"] == [
-        c["launches"] for c in graphs
-    ]
+    assert len(graphs) + 6 == len(found.launch_chains)
     assert all(chain["device_us_p50"] < chain["time_us_p50"] for chain in graphs)
     assert graphs[-1]["time_us_p50"] < 4 * 1024

@@ -31,6 +31,11 @@ def stored(folder: Path, number: int, **changed: Any) -> Path:
     return path
 
 
+@pytest.fixture(autouse=True)
+def no_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trace_tables, "PICTURE", tmp_path / "none.png")
+
+
 def test_a_row_per_hop_with_ratios_and_their_medians(tmp_path: Path) -> None:
     fused = hop(
         1, trace_cast_ns=None, trace_comp_ns=None, own_cast_ns=None, own_comp_ns=None, kernel="fused_nf4"

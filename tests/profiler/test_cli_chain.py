@@ -171,7 +171,7 @@ def test_the_paper_s_figures_by_hand() -> None:
 
 def test_auto_leaves_out_the_engines_that_a_kernel_does_not_allow() -> None:
     plain, asking = ChainSpec(kernels=("bnb_nf4",)), ChainSpec(kernels=("bnb_nf4", "bnb_int8"))
-    assert _engine("auto", "cuda", plain) is Engine.COMPILE
+    assert _engine("auto", "cuda", plain) is Engine.FUSED
     assert _engine("auto", "cuda", asking) is _engine("auto", "cpu", plain) is Engine.EAGER
     # What was asked for by name is refused with the reason, not replaced.
     assert _engine("graph", "cuda", asking) is Engine.GRAPH

@@ -1,0 +1,176 @@
+"""The time between linears from hops without linears: from a record over a fit to a predicted hop."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fit_world import LAYER_S, ONCE_S, READ_BYTES_PER_S, TRAFFIC, empty_hops, energy_run, sweep
+from prediction_world import A100, BYTES_PER_S, H200, HOST, MODEL, TRUTH, fits, fitted
+
+from analysis.fit import fit_all
+from analysis.fit_between import BETWEEN_PARAMETERS, EmptyHop
+from analysis.fit_file import read_fits, write_fits
+from analysis.fit_input import take
+from analysis.predict import Request, predict
+from analysis.predict_calibrate import calibrate, native_hops
+from analysis.predict_hop import (
+    Calibration,
+    HopEngine,
+    HopSetting,
+    ModelShape,
+    hop_time_of,
+    linears_time,
+    why_too_short,
+)
+from analysis.predict_machine import Machine, from_fits, transferred
+from analysis.predict_memory import Memory
+
+CONTEXT = 640
+SETTING = HopSetting(HopEngine.FUSED, CONTEXT)
+
+
+def measured(**changed: Any) -> Machine:
+    between = {"fused": fitted(BETWEEN_PARAMETERS, (ONCE_S, LAYER_S, TRAFFIC), 0.05, 40)}
+    return from_fits(fits(between=between, **changed), H200)
+
+
+def between_s(model: ModelShape, batch: int, bytes_per_s: float = BYTES_PER_S) -> float:
+    kv = 2 * model.layers * model.kv_heads * model.head_dim * 2 * CONTEXT
+    wide = model.layers * (8 * model.hidden + 3 * model.intermediate)
+    row_bytes = kv + 2 * (wide + model.vocabulary + model.hidden)
+    return ONCE_S + model.layers * LAYER_S + TRAFFIC * batch * row_bytes / bytes_per_s
+
+
+def test_a_hop_takes_what_was_measured_instead_of_counts() -> None:
+    for kernel in ("bf16", "fused_nf4"):
+        for batch in (1, 2, 64):
+            linears = float(linears_time(measured(), MODEL, kernel, HopEngine.FUSED, 0).at(batch))
+            found = hop_time_of(measured(), MODEL, kernel, SETTING, 0).at(batch)
+            expected = linears + between_s(MODEL, batch)
+            assert found == pytest.approx(expected, rel=1e-9)
+    # Neither an empty kernel nor a call of the baseline has a part in it.
+    other = {**HOST, "node_s": 1.0}
+    dear = measured(host=fitted(tuple(other), tuple(other.values()), 0.01, 40))
+    assert hop_time_of(dear, MODEL, "fused_nf4", SETTING, 0) == hop_time_of(
+        measured(), MODEL, "fused_nf4", SETTING, 0
+    )
+
+
+def test_draws_spread_with_those_of_the_fit() -> None:
+    tight = fitted(BETWEEN_PARAMETERS, (ONCE_S, LAYER_S, TRAFFIC), 0.0, 40)
+    request = Request((MODEL,), ("fused_nf4",), (1,), SETTING, n_draws=40)
+    memories = {(MODEL.key, name): Memory(10, 0, 1, 0, 0, 1e9) for name in request.all_kernels}
+    widths = []
+    for machine in (from_fits(fits(between={"fused": tight}), H200), measured()):
+        low, high = predict(machine, request, memories).cells[1].hop_s_ci95
+        widths.append(high - low)
+    assert widths[1] > 1.05 * widths[0]
+    few = {"fused": fitted(BETWEEN_PARAMETERS, (ONCE_S, LAYER_S, TRAFFIC), 0.0, 5)}
+    with pytest.raises(ValueError, match="hold 5 draws"):
+        from_fits(fits(between=few), H200)
+
+
+@pytest.mark.parametrize("engine", [HopEngine.GRAPH, HopEngine.COMPILE, HopEngine.EAGER])
+def test_other_engines_are_counted_and_said_to_be_a_lower_bound(engine: HopEngine) -> None:
+    setting = HopSetting(engine, CONTEXT)
+    bare = from_fits(fits(), H200)
+    assert hop_time_of(measured(), MODEL, "bf16", setting, 0) == hop_time_of(bare, MODEL, "bf16", setting, 0)
+    said = why_too_short(measured(), setting)
+    assert said is not None and f"engine={engine.value} " in said
+    assert "a lower bound" in said and said.endswith("--calibrate")
+    given = replace(setting, calibration=Calibration(engine, (1e-6,), (1.0,), (), 0.0))
+    assert why_too_short(measured(), given) is None
+    assert why_too_short(measured(host=None), setting) is None
+
+
+def test_the_fused_engine_is_a_lower_bound_only_until_it_is_measured() -> None:
+    assert why_too_short(measured(), SETTING) is None
+    said = why_too_short(from_fits(fits(), H200), SETTING)
+    assert said is not None and said.endswith("or measure it with `qt-profile sweep --for-fit`")
+    linears = float(linears_time(measured(), MODEL, "bf16", HopEngine.FUSED, 0).at(1))
+    counted = (2 * 3 + 8) * HOST["node_s"] + 2 * TRUTH["bf16"][0] + HOST["graph_s"]
+    found = float(hop_time_of(from_fits(fits(), H200), MODEL, "bf16", SETTING, 0).at(1))
+    assert found - linears - counted == pytest.approx(
+        (between_s(MODEL, 1) - ONCE_S - 2 * LAYER_S) / TRAFFIC, rel=1e-6
+    )
+
+
+def test_a_calibration_overrides_the_measurement() -> None:
+    from prediction_world import chain
+
+    machine = measured()
+    true = HopSetting(HopEngine.FUSED, CONTEXT, Calibration(HopEngine.FUSED, (4e-6,), (3.0,), (), 0.0))
+    hops = {("bf16", b): float(hop_time_of(machine, MODEL, "bf16", true, 0).at(b)) for b in (1, 8, 32, 128)}
+    native = native_hops([chain(hops, engine="fused")], {MODEL.key: MODEL}, machine, HopEngine.FUSED, CONTEXT)
+    found = calibrate(machine, native, HopEngine.FUSED, CONTEXT, seed=0)
+    assert (found.kernel_s[0], found.traffic_factor[0]) == pytest.approx((4e-6, 3.0), rel=1e-3)
+    assert found.residual_share_p50 < 1e-4
+
+
+def test_another_gpu_keeps_the_parameters_and_gets_its_own_bandwidth() -> None:
+    there = transferred(
+        fits(between={"fused": fitted(BETWEEN_PARAMETERS, (ONCE_S, LAYER_S, TRAFFIC), 0.05, 40)}), H200, A100
+    )
+    linears = float(linears_time(there, MODEL, "bf16", HopEngine.FUSED, 0).at(64))
+    found = float(hop_time_of(there, MODEL, "bf16", SETTING, 0).at(64))
+    expected = between_s(MODEL, 64, BYTES_PER_S / 2)
+    assert found - linears == pytest.approx(expected, rel=1e-9)
+
+
+def recorded(**changed: Any) -> dict[str, Any]:
+    """Derived figures of a sweep for a fit."""
+    return {**sweep().derived, "empty_hops": empty_hops(), **changed}
+
+
+def test_from_a_record_to_a_hop(tmp_path: Path) -> None:
+    found = take([sweep(derived=recorded()), energy_run()])
+    first = found.empty_hops["fused"][0]
+    assert first == EmptyHop(4, 1, 8_906_000, first.time_s, pytest.approx(0.02 * 1.2533 / 3.2897 / 40**0.5))
+    made = fit_all(found, n_draws=40)
+    points = {name: p.point for name, p in made.between["fused"].parameters.items()}
+    assert points == pytest.approx({"once_s": ONCE_S, "layer_s": LAYER_S, "traffic": TRAFFIC}, rel=1e-4)
+    back = read_fits(write_fits(tmp_path, made))
+    assert back.between == made.between
+    machine = from_fits(back, H200)
+    linears = float(linears_time(machine, MODEL, "bf16", HopEngine.FUSED, 0).at(8))
+    time = float(hop_time_of(machine, MODEL, "bf16", SETTING, 0).at(8))
+    assert time - linears == pytest.approx(between_s(MODEL, 8, READ_BYTES_PER_S), rel=1e-4)
+    assert np.all(machine.between["fused"].rows > 0) and machine.draws == 40
+
+
+def test_fits_without_the_section_are_read(tmp_path: Path) -> None:
+    path = write_fits(tmp_path, fits())
+    fields = json.loads(path.read_text("utf-8"))
+    del fields["between"]
+    path.write_text(json.dumps(fields), "utf-8")
+    assert read_fits(path).between == {}
+
+
+def test_what_cannot_be_fitted_is_said() -> None:
+    def warned(**changed: Any) -> str:
+        made = fit_all(take([sweep(derived=recorded(**changed))]), n_draws=40)
+        assert made.between == {}
+        return "\n".join(made.warnings)
+
+    assert "(the time between linears) are not identified: no run holds empty hops" in warned(empty_hops=[])
+    assert "between linears is not fitted: 3 empty hops of 4 layers" in warned(empty_hops=empty_hops()[:3])
+    assert "no run measured a read bandwidth" in warned(read_bandwidth=None)
+
+
+def test_chains_of_the_fused_engine_in_earlier_records_are_read_and_left_out() -> None:
+    def chain(engine: str, launches: int, syncs: int, us: float) -> dict[str, Any]:
+        times = {"time_us_p50": us, "time_us_p05": us, "time_us_p95": us, "timings": 40}
+        return {"engine": engine, "launches": launches, "syncs": syncs, **times}
+
+    own = [chain("eager", n, s, 4 * n + 9 * s) for n, s in ((64, 1), (256, 1), (64, 64))]
+    own += [chain("graph", n, 1, 12 + 1.5 * n) for n in (16, 64, 256)]
+    earlier = [chain("fused", n, 1, 12 + 2.5 * n) for n in (16, 64)]
+    both, without = (
+        fit_all(take([sweep(derived=recorded(launch_chains=chains))]), n_draws=40).host
+        for chains in ([*own, *earlier], own)
+    )
+    assert both is not None and both == without
+    assert both.parameters["node_s"].point == pytest.approx(1.5e-6, rel=1e-3)
