@@ -8,9 +8,9 @@
     between(B) = kernels * d + attention's kernels * D + B * traffic of a row / bandwidth       any other, by counts
 
 The traffic of a row is its KV cache, read once, and what norms, rotation, activation and sampling read and write. o, l
-and t are those of ``analysis.fit_between``; o holds g already. Counts are a lower bound: d is the time of an empty kernel, and the traffic
-has the whole bandwidth. There attention takes D, the fixed time of a call of the baseline: it has to wait for the cache
-to come from memory, which at B = 1 takes longer than its traffic.
+and t are those of ``analysis.fit_between``; o holds g already. Counts are a lower bound: d is the time of an empty
+kernel, and the traffic has the whole bandwidth. There attention takes D, the fixed time of a call of the baseline: it
+has to wait for the cache to come from memory, which at B = 1 takes longer than its traffic.
 
 Native runs may calibrate two numbers of the counts: the time of a kernel between linears, and the share of the
 bandwidth that the traffic of a row reaches. Nothing else may be calibrated.
