@@ -11,8 +11,9 @@ from analysis.crossing import CrossingEstimate, estimate_crossing
 from analysis.fit_input import BASELINE
 from analysis.fit_solver import interval_of
 from analysis.hop_cost import Cost
+from analysis.model_shape import ModelShape
 from analysis.predict_file import PredictedCell, PredictedCrossing, PredictedMemory, PredictedScale
-from analysis.predict_hop import HopSetting, ModelShape, hop_energy_of, hop_time_of
+from analysis.predict_hop import HopSetting, hop_energy_of, hop_time_of
 from analysis.predict_machine import LEAST_DRAWS, Machine
 from analysis.predict_memory import Memory
 from analysis.scale import FamilyPoint, FamilyScale, family_scale

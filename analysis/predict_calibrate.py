@@ -12,12 +12,11 @@ import numpy as np
 
 from analysis.fit_input import BASELINE, machine_of
 from analysis.fit_solver import Floats, linear_problem, solve
+from analysis.model_shape import HopEngine, ModelShape
 from analysis.predict_check import other_context
 from analysis.predict_hop import (
     Calibration,
-    HopEngine,
     HopSetting,
-    ModelShape,
     attention_time,
     hop_time_of,
     launches,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from analysis.checks import above_zero, at_least_zero
 from analysis.fit_crossing import Layer
-from analysis.predict_hop import ModelShape
+from analysis.model_shape import ModelShape
 
 _DTYPE_BYTES, _FP32_BYTES = 2, 4
 _TILE_ROWS, _SLAB_COLUMNS = 16, 64

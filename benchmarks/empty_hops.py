@@ -15,7 +15,7 @@ import torch
 from pydantic import JsonValue
 from torch import Tensor
 
-from analysis.predict_hop import ModelShape
+from analysis.model_shape import ModelShape
 from benchmarks.machine import Target
 from benchmarks.weights import COLD_FACTOR
 from kernels.registry import get_kernel

@@ -55,14 +55,7 @@ def prediction_page(
 ) -> str:
     """The same with the errors by kernel, and B* predicted and measured.
 
-    Args:
-        predictions: stored predictions with their files.
-        history: every check of them.
-        chains: chain runs with their folders.
-
-    Raises:
-        NotPublished: no prediction, or none that was checked.
-        ValueError: a check names a prediction or a run that is not among those given, or a run that is not later.
+    Args and Raises: as ``prediction_summary``.
     """
     sections = []
     for one in _checked(predictions, history, chains):

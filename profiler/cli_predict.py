@@ -147,10 +147,11 @@ def predict_command(
 
 def _predict(job: PredictJob) -> Prediction:
     from analysis.fit_input import BASELINE
+    from analysis.model_shape import HopEngine
     from analysis.predict import Request, predict
     from analysis.predict_calibrate import calibrate, native_hops
     from analysis.predict_file import Prediction, now_utc
-    from analysis.predict_hop import HopEngine, HopSetting, why_no_gemv, why_too_short
+    from analysis.predict_hop import HopSetting, why_no_gemv, why_too_short
     from profiler.environment import capture_environment
     from reasoning.model_table import MODELS
 

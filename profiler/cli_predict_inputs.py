@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from profiler.record import RecordError, RunRecord, list_runs, load_record
 
 if TYPE_CHECKING:
-    from analysis.predict_hop import HopEngine, ModelShape
+    from analysis.model_shape import HopEngine, ModelShape
     from analysis.predict_machine import GpuFigures, Machine
     from analysis.predict_memory import Memory
     from profiler.hardware import GpuSpec
@@ -51,7 +51,7 @@ def model_shape(key: str) -> ModelShape:
         ValueError: no such model.
     """
     from analysis.fit_crossing import Layer
-    from analysis.predict_hop import ModelShape
+    from analysis.model_shape import ModelShape
     from reasoning.model_table import get_model_spec
 
     spec = get_model_spec(key)

@@ -8,7 +8,7 @@ import numpy as np
 from analysis.fit_crossing import Layer
 from analysis.fit_file import FitsFile, Fitted, KernelFit, Parameter
 from analysis.fit_time import TIME_PARAMETERS
-from analysis.predict_hop import ModelShape
+from analysis.model_shape import ModelShape
 from analysis.predict_machine import GpuFigures, Machine, from_fits
 from profiler.record import Environment, GpuState, RunRecord, VariantResult
 

@@ -14,7 +14,8 @@ from analysis.fit_file import KernelFit
 from analysis.fit_input import BASELINE, GEMV, GEMV_ROWS, take
 from analysis.fit_time import TIME_PARAMETERS
 from analysis.hop_cost import Cost, Line
-from analysis.predict_hop import HopEngine, ModelShape, linears_time, why_no_gemv
+from analysis.model_shape import HopEngine, ModelShape
+from analysis.predict_hop import linears_time, why_no_gemv
 from analysis.predict_machine import Machine, from_fits
 from analysis.report.colours import is_peer, role_of, split_name, styles
 

@@ -4,8 +4,9 @@ from fractions import Fraction
 
 import pytest
 
+from analysis.model_shape import HopEngine
 from analysis.paper import b_star, cor_tps, hli_energy_j, paper_numbers
-from analysis.predict_hop import HopEngine, launches
+from analysis.predict_hop import launches
 from analysis.si import s_si_linear, t_si
 from analysis.stats import wilson_interval
 from profiler.cli_predict_inputs import model_shape

@@ -19,11 +19,11 @@ from prediction_world import (
 )
 
 from analysis.fit_crossing import Layer
+from analysis.model_shape import HopEngine
 from analysis.predict import Predicted, Request, predict
 from analysis.predict_calibrate import calibrate, native_hops
 from analysis.predict_hop import (
     Calibration,
-    HopEngine,
     HopSetting,
     hop_energy_of,
     hop_time_of,

@@ -14,13 +14,12 @@ from analysis.fit import fit_all
 from analysis.fit_between import BETWEEN_PARAMETERS, EmptyHop
 from analysis.fit_file import read_fits, write_fits
 from analysis.fit_input import take
+from analysis.model_shape import HopEngine, ModelShape
 from analysis.predict import Request, predict
 from analysis.predict_calibrate import calibrate, native_hops
 from analysis.predict_hop import (
     Calibration,
-    HopEngine,
     HopSetting,
-    ModelShape,
     hop_time_of,
     linears_time,
     why_too_short,

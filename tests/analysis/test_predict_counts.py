@@ -11,7 +11,7 @@ import torch
 from generated_kernels import kernels_made_of
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from analysis.predict_hop import KERNELS, HopEngine, ModelShape
+from analysis.model_shape import KERNELS, HopEngine, ModelShape
 from kernels.registry import get_kernel
 from reasoning.decode import BatchTrace, decode_steps, greedy
 from reasoning.engine import layer_math
