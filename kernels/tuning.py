@@ -21,14 +21,15 @@ import torch
 from kernels.cuda_impl import support
 from kernels.cuda_impl.build import BuildError, machine_code, source
 from kernels.cuda_impl.candidates import BUCKETS, bucket_of, candidates, group_tile_choices
-from kernels.cuda_impl.config import Config, Weight
+from kernels.cuda_impl.config import Choice, Weight
 from kernels.cuda_impl.driver import CudaError
 from kernels.cuda_impl.layout import SLAB_COLUMNS, TILE_ROWS, Codes, Layout
-from kernels.cuda_impl.linear import Prepared, codes_for, decoder_of
+from kernels.cuda_impl.linear import ByteCodes, Prepared, codes_for, decoder_of
 from kernels.cuda_impl.select import Tuned, store, user_table_path
 from kernels.formats import Format
 from kernels.registry import get_kernel
 from kernels.traffic import Scheme
+from kernels.triton_impl.gemv_config import GemvConfig
 
 LIMIT_S = 60.0
 """Longest tuning of one decoder per call; shapes that are left keep what they had."""
@@ -118,7 +119,7 @@ def _jobs(kernels: Sequence[str], shapes: Sequence[tuple[int, int]]) -> list[_Jo
 def _tune_shape(job: _Job, buckets: Sequence[int], device: torch.device) -> Tuned:
     small = [b for b in buckets if b in _LAYOUT_BUCKETS]
     sm_count = torch.cuda.get_device_properties(device).multi_processor_count
-    by_layout: dict[int, Mapping[int, tuple[float, Config]]] = {}
+    by_layout: dict[int, Mapping[int, tuple[float, Choice]]] = {}
     for group_tiles in group_tile_choices(job.n, sm_count):
         by_layout[group_tiles] = _fastest(job, group_tiles, small, device, sm_count)
     best = min(by_layout, key=lambda tiles: sum(math.log(s) for s, _ in by_layout[tiles].values()))
@@ -128,7 +129,7 @@ def _tune_shape(job: _Job, buckets: Sequence[int], device: torch.device) -> Tune
 
 def _fastest(
     job: _Job, group_tiles: int, buckets: Sequence[int], device: torch.device, sm_count: int
-) -> Mapping[int, tuple[float, Config]]:
+) -> Mapping[int, tuple[float, Choice]]:
     """Seconds and configuration of the fastest candidate by bucket."""
     codes = codes_for(job.fmt, _DTYPE)
     weight = Weight(job.fmt, codes, group_tiles, 0 if codes is Codes.BYTES else _GROUP, _DTYPE, False)
@@ -145,10 +146,12 @@ def _fastest(
     return fastest
 
 
-def _compile(configs: Sequence[Config], weight: Weight) -> None:
+def _compile(configs: Sequence[Choice], weight: Weight) -> None:
     """Fill the cache of machine code on all cores; what does not compile fails again when it is timed."""
 
-    def one(config: Config) -> None:
+    def one(config: Choice) -> None:
+        if isinstance(config, GemvConfig):
+            return  # Triton keeps its own
         with suppress(BuildError):
             machine_code(source(config, weight), config.kind)
 
@@ -172,10 +175,18 @@ def _random_layouts(job: _Job, weight: Weight, device: torch.device) -> list[Lay
     return layouts
 
 
-def _call_s(job: _Job, weight: Weight, copies: Sequence[Layout], x: torch.Tensor, config: Config) -> float:
+def _source(job: _Job, layout: Layout) -> ByteCodes | None:
+    """Random codes as they would be stored, in the layout's memory."""
+    if layout.codes is not Codes.BYTES:
+        return None
+    codes = layout.blocks.flatten()[: job.n * job.k].view(job.fmt.storage_dtype).view(job.n, job.k)
+    return ByteCodes(codes, layout.row_scales[: job.n])
+
+
+def _call_s(job: _Job, weight: Weight, copies: Sequence[Layout], x: torch.Tensor, config: Choice) -> float:
     """Median time of a call, s; infinite for a configuration that the compiler or the driver refuses."""
     tuned = Tuned(weight.group_tiles, {bucket_of(x.shape[0]): config})
-    calls = [Prepared(weight, layout, tuned, job.n, job.k) for layout in copies]
+    calls = [Prepared(weight, layout, tuned, job.n, job.k, _source(job, layout)) for layout in copies]
     try:
         calls[0].run(x)
     except (BuildError, CudaError):

@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
-from kernels.cuda_impl.config import Config, NarrowConfig, Weight, WideConfig, fits
-from kernels.cuda_impl.layout import SLAB_COLUMNS, TILE_ROWS
+from kernels.cuda_impl.config import Choice, NarrowConfig, Weight, WideConfig, fits
+from kernels.cuda_impl.layout import SLAB_COLUMNS, TILE_ROWS, Codes
+from kernels.triton_impl.gemv_config import byte_candidates
 
 BUCKETS = (1, 8, 16, 32, 64, 128, 256)
 """Largest m of each bucket; a configuration is tuned there and serves every smaller m down to the bucket before it."""
@@ -36,7 +37,7 @@ def group_tile_choices(n: int, sm_count: int) -> tuple[int, ...]:
     return (per_wave,) if per_wave > _MOST_ROWS // 2 else (per_wave, 2 * per_wave)
 
 
-def candidates(weight: Weight, n: int, k: int, bucket: int, sm_count: int, *, most: int = 8) -> list[Config]:
+def candidates(weight: Weight, n: int, k: int, bucket: int, sm_count: int, *, most: int = 8) -> list[Choice]:
     """Configurations to time, by the multiprocessor's share of the work.
 
     Args:
@@ -45,10 +46,10 @@ def candidates(weight: Weight, n: int, k: int, bucket: int, sm_count: int, *, mo
         k: columns of the weight.
         bucket: rows of x.
         sm_count: multiprocessors.
-        most: configurations of each kind, at most.
+        most: configurations of each CUDA kernel, at most.
     """
     slabs = math.ceil(k / SLAB_COLUMNS)
-    found: list[Config] = []
+    found: list[Choice] = []
     if bucket <= _MOST_NARROW_M:
         groups = math.ceil(n / (TILE_ROWS * weight.group_tiles))
         narrow = [c for c in _narrow(bucket, slabs) if fits(c, weight)]
@@ -58,6 +59,8 @@ def candidates(weight: Weight, n: int, k: int, bucket: int, sm_count: int, *, mo
         wide = [c for c in _wide(bucket, slabs) if fits(c, weight)]
         wide = [c for c in wide if c.stages > 3 or replace(c, stages=4) not in wide]
         found += sorted(wide, key=lambda c: _wide_cost(c, n, slabs, bucket, sm_count))[:most]
+    if bucket == 1 and weight.codes is Codes.BYTES:
+        found += byte_candidates(n, k)
     return found
 
 

@@ -8,6 +8,7 @@ import torch
 
 from kernels.cuda_impl.layout import Codes
 from kernels.formats import Format, Packing, levels
+from kernels.triton_impl.gemv_config import GemvConfig
 
 # Hopper: shared memory a block may have, and one multiprocessor's.
 BLOCK_SHARED_BYTES = 227 * 1024
@@ -224,6 +225,8 @@ class WideConfig:
 
 
 Config = NarrowConfig | WideConfig
+Choice = Config | GemvConfig
+"""What may run: a CUDA kernel, or the Triton kernel for one row of x and one byte per code."""
 
 
 def fits(config: Config, weight: Weight) -> bool:

@@ -17,17 +17,19 @@ from torch import Tensor
 
 from kernels.cuda_impl import driver
 from kernels.cuda_impl.build import Function, loaded
-from kernels.cuda_impl.config import Config, NarrowConfig, Weight, WideConfig, describe
+from kernels.cuda_impl.config import Choice, Config, NarrowConfig, Weight, WideConfig, describe
 from kernels.cuda_impl.layout import Codes, Layout, make_layout
 from kernels.cuda_impl.select import Tuned, tuned_for
 from kernels.formats import Format, Packing
 from kernels.quant_weight import QuantWeight
 from kernels.ranges import RangeHook
+from kernels.triton_impl.gemv_config import GemvConfig
 
 MOST_FUSED_M = 512
 _KEY = "cuda"
 _DECODE_ONCE = "decode once, then torch's matmul"
 _SLAB = 64
+_GEMV_COLUMNS = 16
 
 
 def fused_linear(x: Tensor, w: QuantWeight, ranges: RangeHook) -> Tensor:
@@ -69,7 +71,9 @@ def describe_linear(w: QuantWeight, m: int | None, dtype: torch.dtype | None) ->
     dtype = dtype or torch.bfloat16
     tuned = _tuned(w, dtype)
     config = tuned.config(m)
-    if isinstance(config, WideConfig) and w.k % 8:
+    if isinstance(config, GemvConfig) and not w.k % _GEMV_COLUMNS:
+        return f"triton {config.kind} {config}"
+    if isinstance(config, GemvConfig) or (isinstance(config, WideConfig) and w.k % 8):
         config = unaligned_config(m)
     return f"{describe(config)} group_tiles={tuned.group_tiles}"
 
@@ -136,6 +140,33 @@ class _Launch:
         return y
 
 
+@dataclass(frozen=True)
+class ByteCodes:
+    """A weight of one byte per code as it is stored.
+
+    Args:
+        codes: int8 or float8_e4m3fn [n, k] without gaps.
+        scales: fp32, one per row.
+    """
+
+    codes: Tensor
+    scales: Tensor
+
+
+@dataclass(frozen=True)
+class _Gemv:
+    """The product with one row of x, whose kernel takes the codes as they are stored."""
+
+    source: ByteCodes
+    config: GemvConfig
+    is_null: bool
+
+    def run(self, x: Tensor) -> Tensor:
+        from kernels.triton_impl.gemv import run_bytes
+
+        return run_bytes(x, self.source.codes, self.source.scales, self.config, is_null=self.is_null)
+
+
 @dataclass
 class Prepared:
     """A weight in the kernels' layout, and its launches by m.
@@ -146,6 +177,7 @@ class Prepared:
         tuned: configurations by m.
         n: rows.
         k: columns.
+        source: the weight as it is stored, where it has one byte per code.
         launches: made on first use.
     """
 
@@ -154,7 +186,8 @@ class Prepared:
     tuned: Tuned
     n: int
     k: int
-    launches: dict[tuple[int, bool], _Launch] = field(default_factory=dict)
+    source: ByteCodes | None = None
+    launches: dict[tuple[int, bool], _Launch | _Gemv] = field(default_factory=dict)
 
     def run(self, x: Tensor) -> Tensor:
         """Multiply x [m, k]; [m, n]."""
@@ -162,11 +195,17 @@ class Prepared:
         unaligned = bool((x.data_ptr() | 2 * x.stride(0)) & 15)
         launch = self.launches.get((m, unaligned))
         if launch is None:
-            config = self.tuned.config(m)
-            if unaligned and isinstance(config, WideConfig):
-                config = unaligned_config(m)
-            launch = self.launches[m, unaligned] = _Launch(self, config, m, unaligned)
+            launch = self.launches[m, unaligned] = self._launch(self.tuned.config(m), m, unaligned)
         return launch.run(x)
+
+    def _launch(self, config: Choice, m: int, unaligned: bool) -> _Launch | _Gemv:
+        if isinstance(config, GemvConfig):
+            if self.source is not None and not self.k % _GEMV_COLUMNS:
+                return _Gemv(self.source, config, self.weight.is_null)
+            config = unaligned_config(m)
+        elif unaligned and isinstance(config, WideConfig):
+            config = unaligned_config(m)
+        return _Launch(self, config, m, unaligned)
 
 
 def _prepared(w: QuantWeight, dtype: torch.dtype, *, is_null: bool) -> Prepared:
@@ -184,9 +223,10 @@ def _make(
     spec = Weight(
         w.format, codes, tuned.group_tiles, 0 if codes is Codes.BYTES else w.group_size, dtype, is_null
     )
+    source = ByteCodes(w.packed, w.group_scales()) if codes is Codes.BYTES else None
     for other in others.values():
         if other.weight.codes is codes and other.layout.group_tiles == tuned.group_tiles:
-            return Prepared(spec, other.layout, tuned, w.n, w.k)
+            return Prepared(spec, other.layout, tuned, w.n, w.k, source)
     if torch.cuda.is_current_stream_capturing():
         raise RuntimeError(
             f"the first call with a weight of shape {list(w.shape)} rearranges it, so it must come before the capture "
@@ -195,7 +235,7 @@ def _make(
     layout = make_layout(w, codes, tuned.group_tiles)
     # The kernels copy weights before they wait for earlier kernels of the stream.
     torch.cuda.synchronize(w.device)
-    return Prepared(spec, layout, tuned, w.n, w.k)
+    return Prepared(spec, layout, tuned, w.n, w.k, source)
 
 
 def _tuned(w: QuantWeight, dtype: torch.dtype) -> Tuned:

@@ -14,12 +14,15 @@ from typing import Any
 
 from kernels.cuda_impl.build import cache_folder
 from kernels.cuda_impl.candidates import bucket_of
-from kernels.cuda_impl.config import Config, NarrowConfig, WideConfig
+from kernels.cuda_impl.config import Choice, NarrowConfig, WideConfig
+from kernels.triton_impl.gemv_config import GemvConfig
 
-VERSION = 1
+VERSION = 2
 """Changes with the kernels' source in a way that makes timings old: tables of another version are not read."""
 _SHIPPED = Path(__file__).parent / "tuned"
 _FALLBACK = "nvidia-h200"
+
+_KINDS = {kind.kind: kind for kind in (NarrowConfig, WideConfig, GemvConfig)}
 
 
 @dataclass(frozen=True)
@@ -32,9 +35,9 @@ class Tuned:
     """
 
     group_tiles: int
-    configs: Mapping[int, Config]
+    configs: Mapping[int, Choice]
 
-    def config(self, m: int) -> Config:
+    def config(self, m: int) -> Choice:
         """The configuration for m rows of x."""
         return self.configs[bucket_of(m)]
 
@@ -121,8 +124,8 @@ def _read(path: Path) -> Table:
 
 
 def _tuned(row: Mapping[str, Any]) -> Tuned:
-    configs: dict[int, Config] = {}
+    configs: dict[int, Choice] = {}
     for m, fields in row["configs"].items():
         values = {name: value for name, value in fields.items() if name != "kind"}
-        configs[int(m)] = (NarrowConfig if fields["kind"] == "narrow" else WideConfig)(**values)
+        configs[int(m)] = _KINDS[fields["kind"]](**values)
     return Tuned(row["group_tiles"], configs)

@@ -1,16 +1,16 @@
-"""``x @ w.T`` for a few rows of x and native weights: the weight is read once, at what memory gives.
+"""``x @ w.T`` for one or two rows of x, with native weights or a byte per code: the weight is read once.
 
 A program takes ``block_n`` rows of w and walks along k. Every thread multiplies and adds in fp32, and the threads' sums
 are added in an order that the sizes fix, so results repeat bit for bit; nothing is split along k, so there is no second
 kernel. On Hopper the next kernel may start early, and in a captured graph the first tile of the weight is asked for
 before the kernel ahead has ended.
 
-Traffic: w and y once; x once from memory, then from the caches.
+``NULL`` reads the same bytes in the same order and multiplies as often, but takes four codes at once for one fp32.
+
+Traffic: w, its scales and y once; x once from memory, then from the caches.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -19,10 +19,11 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.ranges import RangeHook
+from kernels.triton_impl.byte_words import CODING_FP8, CODING_INT8, CODING_NATIVE, levels_of_words
 from kernels.triton_impl.decode import IS_INTERPRETED, round_to
+from kernels.triton_impl.gemv_config import MOST_ROWS, GemvConfig, configuration_for
 from kernels.triton_impl.layer_ops import can_depend, launch_options, start_next, wait_for_previous
 
-MOST_ROWS = 2
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
@@ -33,19 +34,49 @@ def _weights(tiles, start, columns, has_row, k, EVEN_N: tl.constexpr, EVEN_K: tl
         tile = tl.load(tiles + start, eviction_policy="evict_first")
     elif EVEN_N:
         mask = start + columns[None, :] < k
-        tile = tl.load(tiles + start, mask=mask, other=0.0, eviction_policy="evict_first")
+        tile = tl.load(tiles + start, mask=mask, other=0, eviction_policy="evict_first")
     else:
         mask = has_row & (start + columns[None, :] < k)
-        tile = tl.load(tiles + start, mask=mask, other=0.0, eviction_policy="evict_first")
+        tile = tl.load(tiles + start, mask=mask, other=0, eviction_policy="evict_first")
     return tile
 
 
 @triton.jit
+def _widened(tile, CODING: tl.constexpr, NULL: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr):
+    """A tile of native weights, or of words of four codes, as fp32 [BLOCK_N, BLOCK_K]."""
+    if CODING == CODING_NATIVE:
+        wide = tile.to(tl.float32)
+    else:
+        first, second, third, fourth = levels_of_words(tile, CODING, NULL)
+        wide = tl.join(tl.join(first, third), tl.join(second, fourth))
+        wide = tl.reshape(wide, (BLOCK_N, BLOCK_K))
+    return wide
+
+
+@triton.jit
+def _inputs(x_ptr, k, EVEN_K: tl.constexpr, BLOCK_K: tl.constexpr, FOLD: tl.constexpr):
+    """BLOCK_K values of x, each in the thread that holds its column of the weight."""
+    if FOLD == 16:
+        # 16 of them take two loads, which together are arranged as one load of 16 bytes of codes.
+        columns = tl.arange(0, BLOCK_K // 16)[:, None] * 16 + tl.arange(0, 8)[None, :]
+        if EVEN_K:
+            low, high = tl.load(x_ptr + columns), tl.load(x_ptr + columns + 8)
+        else:
+            low = tl.load(x_ptr + columns, mask=columns < k, other=0.0)
+            high = tl.load(x_ptr + columns + 8, mask=columns + 8 < k, other=0.0)
+        x = tl.reshape(tl.permute(tl.join(low, high), (0, 2, 1)), (BLOCK_K,))
+    else:
+        columns = tl.arange(0, BLOCK_K)
+        x = tl.load(x_ptr + columns) if EVEN_K else tl.load(x_ptr + columns, mask=columns < k, other=0.0)
+    return x
+
+
+@triton.jit
 def _products(
-    wide, x_ptr, columns, k, EVEN_K: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, FOLD: tl.constexpr
+    wide, x_ptr, k, EVEN_K: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, FOLD: tl.constexpr
 ):  # fmt: skip
     """One row of x times a tile; FOLD neighbours, which one thread holds, are added up."""
-    x = tl.load(x_ptr + columns) if EVEN_K else tl.load(x_ptr + columns, mask=columns < k, other=0.0)
+    x = _inputs(x_ptr, k, EVEN_K, BLOCK_K, FOLD)
     products = wide * x.to(tl.float32)[None, :]
     if FOLD > 1:
         products = tl.sum(tl.reshape(products, (BLOCK_N, BLOCK_K // FOLD, FOLD)), 2)
@@ -56,11 +87,14 @@ def _products(
 def _gemv_kernel(
     x_ptr,
     w_ptr,
+    scale_ptr,
     y_ptr,
     n,
     k,
     x_stride,
     w_stride,
+    CODING: tl.constexpr,
+    NULL: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -71,16 +105,24 @@ def _gemv_kernel(
     DEPENDENT: tl.constexpr,
     EARLY: tl.constexpr,
 ):
-    """BLOCK_N columns of y for all ROWS rows; with AHEAD a tile is asked for while the one before is multiplied."""
+    """BLOCK_N columns of y for all ROWS rows; with AHEAD a tile is asked for while the one before is multiplied.
+
+    Codes are read as words of four: w_ptr points to words and w_stride counts them, while k counts codes.
+    """
+    PER_LOAD: tl.constexpr = 1 if CODING == CODING_NATIVE else 4
+    LOADS: tl.constexpr = BLOCK_K // PER_LOAD
     start_next(DEPENDENT)
     if not EARLY:
         wait_for_previous(DEPENDENT)
     outputs = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    columns = tl.arange(0, BLOCK_K)
+    loads = tl.arange(0, LOADS)
+    per_row = k // PER_LOAD
     has_row = outputs[:, None] < n
-    tiles = w_ptr + outputs[:, None].to(tl.int64) * w_stride + columns[None, :]
+    tiles = w_ptr + outputs[:, None].to(tl.int64) * w_stride + loads[None, :]
     if AHEAD:
-        coming = _weights(tiles, 0, columns, has_row, k, EVEN_N, EVEN_K)
+        coming = _weights(tiles, 0, loads, has_row, per_row, EVEN_N, EVEN_K)
+    if CODING != CODING_NATIVE:
+        scale = tl.load(scale_ptr + outputs, mask=outputs < n, other=0.0)
     if EARLY:
         wait_for_previous(DEPENDENT)
     sums0 = tl.zeros((BLOCK_N, BLOCK_K // FOLD), tl.float32)
@@ -94,83 +136,30 @@ def _gemv_kernel(
         if AHEAD:
             tile = coming
             # Beyond the last column there is nothing to load, even where the tiles fit evenly.
-            coming = _weights(tiles, start + BLOCK_K, columns, has_row, k, EVEN_N, False)
+            coming = _weights(tiles, start // PER_LOAD + LOADS, loads, has_row, per_row, EVEN_N, False)
         else:
-            tile = _weights(tiles, start, columns, has_row, k, EVEN_N, EVEN_K)
-        wide = tile.to(tl.float32)
+            tile = _weights(tiles, start // PER_LOAD, loads, has_row, per_row, EVEN_N, EVEN_K)
+        wide = _widened(tile, CODING, NULL, BLOCK_N, BLOCK_K)
         x = x_ptr + start
         left = k - start
-        sums0 += _products(wide, x, columns, left, EVEN_K, BLOCK_N, BLOCK_K, FOLD)
+        sums0 += _products(wide, x, left, EVEN_K, BLOCK_N, BLOCK_K, FOLD)
         if ROWS > 1:
-            sums1 += _products(wide, x + x_stride, columns, left, EVEN_K, BLOCK_N, BLOCK_K, FOLD)
+            sums1 += _products(wide, x + x_stride, left, EVEN_K, BLOCK_N, BLOCK_K, FOLD)
         if ROWS > 2:
-            sums2 += _products(wide, x + 2 * x_stride, columns, left, EVEN_K, BLOCK_N, BLOCK_K, FOLD)
+            sums2 += _products(wide, x + 2 * x_stride, left, EVEN_K, BLOCK_N, BLOCK_K, FOLD)
         if ROWS > 3:
-            sums3 += _products(wide, x + 3 * x_stride, columns, left, EVEN_K, BLOCK_N, BLOCK_K, FOLD)
+            sums3 += _products(wide, x + 3 * x_stride, left, EVEN_K, BLOCK_N, BLOCK_K, FOLD)
     DTYPE: tl.constexpr = y_ptr.dtype.element_ty
-    tl.store(y_ptr + outputs, round_to(tl.sum(sums0, 1), DTYPE), mask=outputs < n)
+    result = tl.sum(sums0, 1)
+    if CODING != CODING_NATIVE:
+        result *= scale
+    tl.store(y_ptr + outputs, round_to(result, DTYPE), mask=outputs < n)
     if ROWS > 1:
         tl.store(y_ptr + n + outputs, round_to(tl.sum(sums1, 1), DTYPE), mask=outputs < n)
     if ROWS > 2:
         tl.store(y_ptr + 2 * n + outputs, round_to(tl.sum(sums2, 1), DTYPE), mask=outputs < n)
     if ROWS > 3:
         tl.store(y_ptr + 3 * n + outputs, round_to(tl.sum(sums3, 1), DTYPE), mask=outputs < n)
-
-
-@dataclass(frozen=True)
-class Configuration:
-    """How a call is cut up.
-
-    Args:
-        block_n: rows of w per program, a power of 2.
-        block_k: columns of w at a time, a power of 2.
-        warps: warps per program. With ``block_k`` of 256 times as many (16-bit weights) every thread multiplies by its
-            own columns of x; otherwise x passes through shared memory at every step.
-        is_ahead: asks for the next tile before it multiplies the current one, and for the first one early.
-        is_folded: adds the 16 bytes of neighbours that a thread loads before it adds them to its sums, which then
-            take an eighth of the registers.
-    """
-
-    block_n: int
-    block_k: int
-    warps: int
-    is_ahead: bool
-    is_folded: bool = True
-
-    def __str__(self) -> str:
-        return f"{self.block_n}x{self.block_k}, {self.warps} warps{', ahead' if self.is_ahead else ''}"
-
-
-def configuration_for(m: int, n: int, k: int) -> Configuration:
-    """How a call with x [m, k] and w [n, k] is cut up, by what was fastest on an H200.
-
-    Args:
-        m: rows of x, at most ``MOST_ROWS``.
-        n: out-features.
-        k: in-features.
-
-    Raises:
-        ValueError: m outside 1 to ``MOST_ROWS``.
-    """
-    if not 1 <= m <= MOST_ROWS:
-        raise ValueError(f"m={m} is not between 1 and {MOST_ROWS}, the rows that the kernel takes")
-    if n <= _FEW_OUTPUTS:
-        # So few programs that each has to ask for much at once.
-        block_k = min(max(triton.next_power_of_2(k), 256), 2048)
-        return Configuration(2, block_k, block_k // 256, is_ahead=True)
-    if m > 1 and n > _MANY_OUTPUTS:
-        return Configuration(4, 1024, 4, is_ahead=False)
-    if m == 1 and n > _SOME_OUTPUTS and k <= _MIDDLE_ROWS and n <= _MANY_OUTPUTS:
-        return Configuration(8, 512, 4, is_ahead=True)
-    if m == 1 and n > _MANY_OUTPUTS:
-        # Rows of one tile want few warps, so that sums over a row are short.
-        return (
-            Configuration(8, 512, 2, is_ahead=True)
-            if k <= _SHORT_ROWS
-            else Configuration(4, 2048, 8, is_ahead=True)
-        )
-    block_k = min(max(triton.next_power_of_2(k), 256), 1024)
-    return Configuration(4, block_k, block_k // 256, is_ahead=True)
 
 
 def native_linear(x: Tensor, w: Tensor) -> Tensor:
@@ -197,26 +186,62 @@ def native_linear(x: Tensor, w: Tensor) -> Tensor:
     return run(x.reshape(rows, k), w, config).view(*x.shape[:-1], w.shape[0])
 
 
-def run(x: Tensor, w: Tensor, config: Configuration) -> Tensor:
+def run(x: Tensor, w: Tensor, config: GemvConfig) -> Tensor:
     """Launch the kernel as configured; arguments as in ``native_linear``, x [m, k] with 1 to ``MOST_ROWS`` rows."""
+    # Threads hold neighbours only where they load 16 bytes at once.
+    is_aligned = (w.stride(0) * w.element_size()) % 16 == 0 and w.data_ptr() % 16 == 0
+    fold = 16 // w.element_size() if config.is_folded and is_aligned else 1
+    return _launch(x, w, w, config, coding=CODING_NATIVE.value, is_null=False, fold=fold)
+
+
+def run_bytes(x: Tensor, codes: Tensor, scales: Tensor, config: GemvConfig, *, is_null: bool) -> Tensor:
+    """Multiply one row of x by a weight of one byte per code.
+
+    Args:
+        x: [1, k], bf16 or fp16, with adjacent columns.
+        codes: int8 or float8_e4m3fn [n, k] without gaps, k a multiple of 16.
+        scales: fp32, n of them, what a row's levels are multiplied by.
+        config: how the call is cut up.
+        is_null: reinterpret the codes instead of decoding them.
+
+    Returns:
+        [1, n] in x's dtype, accumulated in fp32; of meaningless finite numbers with ``is_null``.
+
+    Raises:
+        ValueError: x has more rows, or k is not a multiple of 16.
+    """
+    k = codes.shape[1]
+    if x.shape[0] != 1 or k % 16:
+        raise ValueError(
+            f"x has shape {list(x.shape)}, the kernel takes one row and a multiple of 16 columns"
+        )
+    coding = CODING_INT8 if codes.dtype == torch.int8 else CODING_FP8
+    return _launch(x, codes.view(torch.int32), scales, config, coding=coding.value, is_null=is_null, fold=16)
+
+
+def _launch(
+    x: Tensor, w: Tensor, scales: Tensor, config: GemvConfig, *, coding: int, is_null: bool, fold: int
+) -> Tensor:
+    """Launch the kernel; ``w`` [n, k], or of codes [n, k / 4] words; each thread holds ``fold`` neighbours."""
     m, k = x.shape
     n = w.shape[0]
     y = x.new_empty((m, n))
     dependent = can_depend(x.device)
-    # Threads hold neighbours only where they load 16 bytes at once.
-    is_aligned = (w.stride(0) * w.element_size()) % 16 == 0 and w.data_ptr() % 16 == 0
     _gemv_kernel[(triton.cdiv(n, config.block_n),)](
         x,
         w,
+        scales,
         y,
         n,
         k,
         x.stride(0),
         w.stride(0),
+        CODING=coding,
+        NULL=is_null,
         ROWS=m,
         BLOCK_N=config.block_n,
         BLOCK_K=config.block_k,
-        FOLD=16 // w.element_size() if config.is_folded and is_aligned else 1,
+        FOLD=fold,
         AHEAD=config.is_ahead,
         EVEN_N=n % config.block_n == 0,
         EVEN_K=k % config.block_k == 0,
@@ -260,11 +285,3 @@ def _check(x: Tensor, w: Tensor) -> None:
             )
     if x.device.type != "cuda" and not IS_INTERPRETED.value:
         raise ValueError(f"the gemv kernel runs on cuda, x is on {x.device}")
-
-
-# By the measurements in docs/kernels.md.
-_FEW_OUTPUTS = 2048
-_SOME_OUTPUTS = 4096
-_MANY_OUTPUTS = 8192
-_SHORT_ROWS = 1024
-_MIDDLE_ROWS = 4096

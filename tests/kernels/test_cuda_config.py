@@ -23,6 +23,7 @@ from kernels.cuda_impl.layout import Codes
 from kernels.cuda_impl.linear import codes_for, decoder_of, describe_linear
 from kernels.cuda_impl.wgmma import wgmma_source
 from kernels.formats import FORMATS, get_format
+from kernels.triton_impl.gemv_config import GemvConfig
 from kernels.tuning import tune
 from reasoning.model_table import MODELS, get_model_spec
 
@@ -59,6 +60,9 @@ def test_shipped_table_fits_the_machine_and_has_every_bucket(name, cache):
     for key, tuned in entries.items():
         assert set(tuned.configs) == set(BUCKETS), key
         for m, config in tuned.configs.items():
+            if config.kind == "gemv":
+                assert m == 1 and config.block_k == 512 * config.warps, (key, config)
+                continue
             weight = weight_of(name, tuned.group_tiles)
             assert fits(config, weight), (key, m, config)
             assert config.batch >= min(m, 64)
@@ -71,6 +75,9 @@ def test_every_weight_finds_a_configuration_that_fits(name, group_size, dtype, c
     for n, k in SHAPES:
         tuned = select.tuned_for(SHIPPED, decoder_of(get_format(name), dtype), n, k)
         for m in (1, 5, 16, 33, 64, 100, 256, 512):
+            if tuned.config(m).kind == "gemv":
+                assert m == 1 and name in ("int8", "fp8")
+                continue
             for is_null in (False, True):
                 weight = weight_of(name, tuned.group_tiles, group_size, dtype, is_null)
                 assert fits(tuned.config(m), weight), (n, k, m, tuned.config(m))
@@ -86,7 +93,8 @@ def test_an_unknown_shape_takes_the_nearest_one(cache):
 
 
 def test_the_users_table_wins_and_another_version_is_not_read(cache):
-    mine = select.Tuned(3, {m: NarrowConfig(1, 2, 1, 8) for m in BUCKETS})
+    configs = {m: NarrowConfig(1, 2, 1, 8) for m in BUCKETS}
+    mine = select.Tuned(3, configs | {1: GemvConfig(4, 1024, 2, is_ahead=True)})
     path = select.store(SHIPPED, {("pairs", 28672, 4096): mine})
     assert path.parent == cache
     assert select.tuned_for(SHIPPED, "pairs", 28672, 4096) == mine
@@ -110,6 +118,9 @@ def test_candidates_fit_and_cover_the_bucket(n, k, name, bucket):
         assert 1 <= tiles <= 8
         weight = weight_of(name, tiles)
         found = candidates(weight, n, k, bucket, 132)
+        gemv = [config for config in found if config.kind == "gemv"]
+        assert bool(gemv) == (bucket == 1 and name == "fp8" and k % 16 == 0)
+        found = [config for config in found if config not in gemv]
         assert found, (n, k, bucket)
         for config in found:
             assert fits(config, weight)

@@ -176,7 +176,7 @@ def test_tuning_stores_what_it_finds(tmp_path, monkeypatch):
         assert path.parent == tmp_path
         tuned = select.tuned_for(torch.cuda.get_device_name(), "fp8", 512, 512)
         assert set(tuned.configs) == {1, 8, 16, 64}
-        assert tuned.config(1).kind == "narrow" and tuned.config(64).kind == "wide"
+        assert tuned.config(1).kind in ("narrow", "gemv") and tuned.config(64).kind == "wide"
     finally:
         select.load_table.cache_clear()
 

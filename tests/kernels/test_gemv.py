@@ -42,7 +42,7 @@ def test_every_row_count_and_tail(triton_device, m, n, k, dtype):
 
 
 CONFIGURATIONS = [
-    gemv.Configuration(block_n, block_k, warps, is_ahead, is_folded)
+    gemv.GemvConfig(block_n, block_k, warps, is_ahead, is_folded)
     for block_n, block_k, warps in ((2, 256, 1), (4, 1024, 4), (8, 512, 8))
     for is_ahead in (False, True)
     for is_folded in (False, True)

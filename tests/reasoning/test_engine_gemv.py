@@ -109,7 +109,7 @@ def test_captured_hops_run_the_kernel_up_to_four_rows(batch: int, monkeypatch: p
     launched: list[int] = []
     run = gemv.run
 
-    def counted(x: Tensor, w: Tensor, config: gemv.Configuration) -> Tensor:
+    def counted(x: Tensor, w: Tensor, config: gemv.GemvConfig) -> Tensor:
         launched.append(w.shape[0])
         return run(x, w, config)
 
