@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from analysis.call_time import Deviations, call_time
 from analysis.crossing import (
     CrossingEstimate,
     MeasuredCrossing,
@@ -20,7 +21,7 @@ from analysis.fit_energy import alpha_j_per_bit, phi_j
 from analysis.fit_file import FitsFile, Fitted
 from analysis.fit_input import BASELINE, decodes
 from analysis.fit_solver import Floats, interval_of
-from analysis.hop_cost import Cost, call_cost, hop_energy, total
+from analysis.hop_cost import Cost, hop_energy, total
 from analysis.stats import Interval
 from analysis.verdict import Verdict
 from profiler.record import RunRecord, SweepRow, VariantResult
@@ -44,9 +45,20 @@ class Layer:
     count: int = 1
 
 
-def linear_time(parameters: Sequence[float], layers: Sequence[Layer]) -> Cost:
-    """Return the time of the linear layers of a hop over the batch, s."""
-    return total([call_cost(parameters, layer.n, layer.k).times(layer.count) for layer in layers])
+def linear_time(parameters: Sequence[float], deviations: Deviations, layers: Sequence[Layer]) -> Cost:
+    """Return the time of the linear layers of a hop over the batch, s.
+
+    Args:
+        parameters: of the kernel's fit, the estimates or one draw.
+        deviations: of measured calls from that fit.
+        layers: the layers.
+    """
+    return total([call_time(parameters, deviations, layer.n, layer.k).times(layer.count) for layer in layers])
+
+
+def fitted_time(fit: Fitted, layers: Sequence[Layer]) -> Cost:
+    """Return the time of the linear layers of a hop over the batch by the estimates of a stored fit, s."""
+    return linear_time(_point(fit), Deviations.of(fit), layers)
 
 
 def linear_energy(
@@ -87,9 +99,10 @@ def time_crossing(fits: FitsFile, kernel: str, layers: Sequence[Layer], *, b_max
         ValueError: the fits lack the kernel or the baseline.
     """
     native, variant = _fit(fits, BASELINE), _fit(fits, kernel)
-    point = (linear_time(_point(native), layers), linear_time(_point(variant), layers))
+    ours, theirs = Deviations.of(native), Deviations.of(variant)
+    point = (fitted_time(native, layers), fitted_time(variant, layers))
     draws = [
-        (linear_time(a, layers), linear_time(b, layers))
+        (linear_time(a, ours, layers), linear_time(b, theirs, layers))
         for a, b in zip(native.draws, variant.draws, strict=True)
     ]
     return estimate_crossing(point, draws, b_max=b_max)
@@ -112,10 +125,12 @@ def energy_crossing(
     if energy is None or native_bytes is None or bytes_ is None:
         return None
 
+    ours, theirs = Deviations.of(native), Deviations.of(variant)
+
     def pair(a: Sequence[float], b: Sequence[float], e: Sequence[float]) -> tuple[Cost, Cost]:
         return (
-            linear_energy(linear_time(a, layers), BASELINE, native_bytes, energy, e, layers),
-            linear_energy(linear_time(b, layers), kernel, bytes_, energy, e, layers),
+            linear_energy(linear_time(a, ours, layers), BASELINE, native_bytes, energy, e, layers),
+            linear_energy(linear_time(b, theirs, layers), kernel, bytes_, energy, e, layers),
         )
 
     point = pair(_point(native), _point(variant), list(map(float, energy.point())))

@@ -106,8 +106,9 @@ def _products_time(
     """Products with the weights of one kernel; few rows of native ones have a kernel of their own."""
 
     def time_by(name: str) -> Cost:
-        parameters: Sequence[float] = machine.kernel(name).time.rows[row].tolist()
-        return linear_time(parameters, layers)
+        cost = machine.kernel(name)
+        parameters: Sequence[float] = cost.time.rows[row].tolist()
+        return linear_time(parameters, cost.deviations, layers)
 
     if kernel not in NATIVE_KERNELS:
         return time_by(kernel)

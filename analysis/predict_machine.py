@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from analysis.call_time import NO_DEVIATIONS, Deviations
 from analysis.checks import above_zero
 from analysis.fit_file import FitsFile, Fitted
 from analysis.fit_input import BASELINE
@@ -75,11 +76,13 @@ class KernelCost:
         time: parameters of ``analysis.fit_time``.
         pass_bytes_per_weight: bytes that a pass over one weight moves; None where no run says.
         bits: width of a code; None where no run says.
+        deviations: of measured calls from ``time``; none on a machine that was not measured.
     """
 
     time: Draws
     pass_bytes_per_weight: float | None
     bits: int | None
+    deviations: Deviations = NO_DEVIATIONS
 
 
 @dataclass(frozen=True)
@@ -204,7 +207,7 @@ def transferred(fits: FitsFile, origin: GpuFigures, target: GpuFigures) -> Machi
             missing[name] = f"{target.name} has no arithmetic for it"
             continue
         factors = {"pass_s_per_weight": memory, "edge_s_per_element": memory, "row_s_per_weight": own / other}
-        kernels[name] = replace(cost, time=cost.time.scaled(factors))
+        kernels[name] = replace(cost, time=cost.time.scaled(factors), deviations=NO_DEVIATIONS)
     energy = here.energy
     return replace(
         here,
@@ -235,7 +238,9 @@ def _machine(
         memory_bytes=None if gpu is None else gpu.memory_bytes,
         bytes_per_s=fits.read_bytes_per_s,
         kernels={
-            kernel: KernelCost(_ordered(kernel, fit.time), fit.pass_bytes_per_weight, fit.bits)
+            kernel: KernelCost(
+                _ordered(kernel, fit.time), fit.pass_bytes_per_weight, fit.bits, Deviations.of(fit.time)
+            )
             for kernel, fit in fits.kernels.items()
         },
         host=host,

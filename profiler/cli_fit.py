@@ -121,17 +121,17 @@ def _layers(model: str) -> list[Layer]:
 
 def _scale(fits: FitsFile, kernel: str) -> FamilyScale:
     """Compare the linear layers of every row of the model table at B = 1."""
-    from analysis.fit_crossing import linear_time
+    from analysis.fit_crossing import fitted_time
     from analysis.fit_input import BASELINE
     from analysis.scale import FamilyPoint, family_scale
     from reasoning.model_table import MODELS
 
-    native, variant = (fits.kernels[name].time.point().tolist() for name in (BASELINE, kernel))
+    native, variant = (fits.kernels[name].time for name in (BASELINE, kernel))
     points = {}
     for name in MODELS:
         layers = _layers(name)
         weights = sum(layer.count * layer.n * layer.k for layer in layers)
-        times_s = (float(linear_time(parameters, layers).at(1)) for parameters in (native, variant))
+        times_s = (float(fitted_time(fit, layers).at(1)) for fit in (native, variant))
         points[weights] = FamilyPoint(weights, *times_s)
     return family_scale(list(points.values()))
 

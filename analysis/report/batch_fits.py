@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from analysis.crossing import CrossingEstimate
-from analysis.fit_crossing import energy_crossing, linear_energy, linear_time, printed_b_star, time_crossing
+from analysis.fit_crossing import energy_crossing, fitted_time, linear_energy, printed_b_star, time_crossing
 from analysis.fit_file import FitsFile
 from analysis.fit_input import BASELINE, NATIVE_KERNELS
 from analysis.hop_cost import Cost
@@ -95,7 +95,7 @@ def _joules_of(fits: FitsFile, spec: ModelRow) -> Callable[[str, float], float |
 
 
 def _cost(fits: FitsFile, kernel: str, spec: ModelRow) -> Cost:
-    return linear_time(fits.kernels[kernel].time.point().tolist(), spec.layers)
+    return fitted_time(fits.kernels[kernel].time, spec.layers)
 
 
 def _panel(

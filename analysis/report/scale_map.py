@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from analysis.call_time import Deviations
 from analysis.fit_crossing import linear_time
 from analysis.fit_input import BASELINE
 from analysis.report.figure import Axis, Cells, Panel
@@ -12,8 +13,8 @@ from analysis.report.inputs import ModelRow
 from analysis.report.section import number
 from analysis.scale import FamilyPoint, family_scale
 
-Times = Mapping[str, Sequence[float]]
-"""Parameters of a call's time (``analysis.fit_time``) by kernel."""
+Times = Mapping[str, tuple[Sequence[float], Deviations]]
+"""By kernel: the estimates of its fit, and the deviations of measured calls from it."""
 _ROW_PX = 19
 # A ratio of 2 either way has the full colour.
 _FULL = 1.0
@@ -54,7 +55,7 @@ def n_star_words(times: Times, kernel: str, models: Sequence[ModelRow], batch: i
     """Say between which sizes of the models the verdict changes at a batch size."""
     points = {}
     for model in models:
-        native, variant = (float(linear_time(times[n], model.layers).at(batch)) for n in (BASELINE, kernel))
+        native, variant = (float(linear_time(*times[n], model.layers).at(batch)) for n in (BASELINE, kernel))
         points[model.weights] = FamilyPoint(model.weights, native, variant)
     if len(points) < 2:
         return "needs 2 models of different sizes"
@@ -65,5 +66,5 @@ def n_star_words(times: Times, kernel: str, models: Sequence[ModelRow], batch: i
 
 
 def _ratio(times: Times, kernel: str, model: ModelRow, batch: int) -> float:
-    native, variant = (float(linear_time(times[n], model.layers).at(batch)) for n in (BASELINE, kernel))
+    native, variant = (float(linear_time(*times[n], model.layers).at(batch)) for n in (BASELINE, kernel))
     return native / variant

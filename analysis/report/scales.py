@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from analysis.call_time import Deviations
 from analysis.fit_file import FitsFile
 from analysis.fit_input import BASELINE
 from analysis.report.colours import split_name
@@ -23,7 +24,10 @@ def scale_section(inputs: Inputs, catalogue: Catalogue) -> Section:
         kernels = [name for name in fits.kernels if split_name(name)[0] == "fused"]
         if not kernels or BASELINE not in fits.kernels or not models:
             continue
-        times = {name: list(map(float, kernel.time.point())) for name, kernel in fits.kernels.items()}
+        times = {
+            name: (list(map(float, kernel.time.point())), Deviations.of(kernel.time))
+            for name, kernel in fits.kernels.items()
+        }
         panels = tuple(scale_panel(kernel, times, kernel, models, batches) for kernel in kernels)
         at_one = {kernel: n_star_words(times, kernel, models, 1) for kernel in kernels}
         blocks.append(

@@ -79,7 +79,10 @@ def carried_blocks(
 
 
 def _times(machine: Machine) -> Times:
-    return {name: list(map(float, kernel.time.rows[0])) for name, kernel in machine.kernels.items()}
+    return {
+        name: (list(map(float, kernel.time.rows[0])), kernel.deviations)
+        for name, kernel in machine.kernels.items()
+    }
 
 
 def _at_one(machine: Machine, kernel: str, models: Sequence[ModelRow]) -> str:

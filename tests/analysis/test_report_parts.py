@@ -115,12 +115,13 @@ def test_n_star_of_other_gpus_is_carried_over_as_predictions_are(whole: Report) 
     (cells,) = (item for item in panel.items if isinstance(item, Cells))
     gpus = given.catalogue().gpus
     machine = transferred(given.fits(), gpus["h200"], gpus["a100-80"])
+    from analysis.call_time import NO_DEVIATIONS
     from analysis.fit_crossing import linear_time
 
     layers = given.MODELS["large"].layers
     native, fused = (
-        float(linear_time(machine.kernel(name).time.rows[0].tolist(), layers).at(8))
-        for name in ("bf16", "fused_nf4")
+        float(linear_time(cost.time.rows[0].tolist(), NO_DEVIATIONS, layers).at(8))
+        for cost in (machine.kernel("bf16"), machine.kernel("fused_nf4"))
     )
     assert cells.text[1][cells.columns.index("8")] == f"{native / fused:.1f}"
     warning = next(b for b in section(whole, "scale").blocks if isinstance(b, Words) and b.is_warning)
