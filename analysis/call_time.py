@@ -60,7 +60,17 @@ def call_time(parameters: Sequence[float], deviations: Deviations, n: int, k: in
     """
     formula = call_cost(parameters, n, k)
     knots = [(m, float(formula.at(m)) * (factor - 1)) for m, factor in deviations.factors(n, k).items()]
-    return formula.plus(_through(knots)) if knots else formula
+    return formula.plus(through(knots)) if knots else formula
+
+
+def through(knots: Sequence[tuple[int, float]]) -> Cost:
+    """Return lines through values at rising m, level before the first and after the last."""
+    pieces = [Line(0, knots[0][1], 0)]
+    for (m, value), (next_m, next_value) in zip(knots, knots[1:], strict=False):
+        slope = (next_value - value) / (next_m - m)
+        pieces.append(Line(m, value - slope * m, slope))
+    pieces.append(Line(knots[-1][0], knots[-1][1], 0))
+    return Cost(tuple(pieces))
 
 
 def _expected(cells: Sequence[tuple[tuple[int, int], float]], n: int, k: int) -> float:
@@ -73,13 +83,3 @@ def _expected(cells: Sequence[tuple[tuple[int, int], float]], n: int, k: int) ->
         return float(np.exp(logs[squares == 0].mean()))
     weights = 1 / squares
     return float(np.exp(weights @ logs / (weights.sum() + _PULL)))
-
-
-def _through(knots: Sequence[tuple[int, float]]) -> Cost:
-    """Lines through the knots, level before the first and after the last."""
-    pieces = [Line(0, knots[0][1], 0)]
-    for (m, value), (next_m, next_value) in zip(knots, knots[1:], strict=False):
-        slope = (next_value - value) / (next_m - m)
-        pieces.append(Line(m, value - slope * m, slope))
-    pieces.append(Line(knots[-1][0], knots[-1][1], 0))
-    return Cost(tuple(pieces))

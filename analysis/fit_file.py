@@ -71,6 +71,17 @@ class Fitted(Strict):
         return np.array(self.draws)
 
 
+class InTurn(Strict):
+    """What a call takes longer between the small kernels of a hop than in a sweep."""
+
+    m: int
+    """Rows of x."""
+    extra_s: float
+    """Mean over the shapes that were measured, s."""
+    range_s: tuple[float, float]
+    """Least and most of them."""
+
+
 class KernelFit(Strict):
     """A kernel on this machine."""
 
@@ -82,6 +93,8 @@ class KernelFit(Strict):
     """Bytes that a pass over one weight moves, whatever the batch."""
     bits: int | None = None
     """Bits of a code; None where the sweep does not say."""
+    in_turn: list[InTurn] = []
+    """What a call takes longer in a hop, rising in m; empty where it was not measured."""
 
 
 class FitsFile(Strict):

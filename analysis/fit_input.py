@@ -13,6 +13,7 @@ from analysis.fit_between import EmptyHop
 from analysis.fit_cast import CastCell
 from analysis.fit_energy import EnergyWork
 from analysis.fit_host import EAGER, GRAPH, LaunchChain
+from analysis.fit_in_turn import TurnCell
 from analysis.fit_time import Cell
 from profiler.record import EnergyRow, RunRecord, SweepRow, iter_samples, list_runs, load_record
 
@@ -42,6 +43,7 @@ class FitInput:
         energy: units of work with their energy.
         launches: chains of empty launches.
         empty_hops: hops without their linears, by engine.
+        in_turn: calls between small kernels, by kernel.
         bandwidth_bytes_per_s: read bandwidth of each run that measured one.
         warnings: what was left out, and why.
     """
@@ -54,6 +56,7 @@ class FitInput:
     energy: list[EnergyWork] = field(default_factory=list)
     launches: list[LaunchChain] = field(default_factory=list)
     empty_hops: dict[str, list[EmptyHop]] = field(default_factory=lambda: defaultdict(list))
+    in_turn: dict[str, list[TurnCell]] = field(default_factory=lambda: defaultdict(list))
     bandwidth_bytes_per_s: list[float] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -190,6 +193,10 @@ def _take_derived(found: FitInput, record: RunRecord) -> None:
         time = _median(hop)
         found.empty_hops[hop["engine"]].append(
             EmptyHop(hop["layers"], hop["batch_size"], hop["row_bytes"], *time)
+        )
+    for call in derived.get("calls_in_turn", []):
+        found.in_turn[call["kernel"]].append(
+            TurnCell(call["m"], call["n"], call["k"], call["extra_us_p50"] * 1e-6)
         )
     bandwidth = derived.get("read_bandwidth")
     if bandwidth:

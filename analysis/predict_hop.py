@@ -1,6 +1,7 @@
 """What a whole hop of a model costs: its linears by the fits, and everything between them as measured without them.
 
     device(B) = sum of linears(B) + output layer(B) + between(B)
+    linears(B) = calls as timed behind calls of their own kind + what each takes longer between small kernels
     T(B) = device + g                                   from a CUDA graph
     T(B) = max(launches * h + s, device)                launched one by one
 
@@ -21,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from analysis.call_time import through
 from analysis.checks import above_zero
 from analysis.fit_crossing import Layer, linear_time
 from analysis.fit_input import BASELINE, GEMV, GEMV_ROWS, NATIVE_KERNELS, decodes
@@ -108,7 +110,10 @@ def _products_time(
     def time_by(name: str) -> Cost:
         cost = machine.kernel(name)
         parameters: Sequence[float] = cost.time.rows[row].tolist()
-        return linear_time(parameters, cost.deviations, layers)
+        time = linear_time(parameters, cost.deviations, layers)
+        if not cost.in_turn or engine is HopEngine.EAGER:
+            return time
+        return time.plus(through(cost.in_turn).times(sum(layer.count for layer in layers)))
 
     if kernel not in NATIVE_KERNELS:
         return time_by(kernel)
@@ -156,6 +161,18 @@ def why_too_short(machine: Machine, setting: HopSetting) -> str | None:
     return (
         f"what engine={setting.engine.value} runs between the linears is counted as kernels that do nothing and as "
         f"traffic at the whole read bandwidth, a lower bound: give native runs with --calibrate{measure}"
+    )
+
+
+def why_no_turns(machine: Machine, engine: HopEngine) -> str | None:
+    """Say that hops come out short where calls were timed behind calls of their own kind only."""
+    on_gpu = machine.host is not None and "graph_s" in machine.host.names
+    if engine is HopEngine.EAGER or not on_gpu or any(cost.in_turn for cost in machine.kernels.values()):
+        return None
+    return (
+        f"the fits of {machine.fitted_on} hold no calls between small kernels, where on Hopper less of a call is "
+        "hidden than behind calls of its own kind: hops come out somewhat short; measure them with `qt-profile sweep "
+        "--for-fit`"
     )
 
 

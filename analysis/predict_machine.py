@@ -77,12 +77,14 @@ class KernelCost:
         pass_bytes_per_weight: bytes that a pass over one weight moves; None where no run says.
         bits: width of a code; None where no run says.
         deviations: of measured calls from ``time``; none on a machine that was not measured.
+        in_turn: pairs of m and what a call takes longer between the small kernels of a hop, s, rising in m.
     """
 
     time: Draws
     pass_bytes_per_weight: float | None
     bits: int | None
     deviations: Deviations = NO_DEVIATIONS
+    in_turn: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -239,7 +241,11 @@ def _machine(
         bytes_per_s=fits.read_bytes_per_s,
         kernels={
             kernel: KernelCost(
-                _ordered(kernel, fit.time), fit.pass_bytes_per_weight, fit.bits, Deviations.of(fit.time)
+                _ordered(kernel, fit.time),
+                fit.pass_bytes_per_weight,
+                fit.bits,
+                Deviations.of(fit.time),
+                tuple((call.m, call.extra_s) for call in fit.in_turn),
             )
             for kernel, fit in fits.kernels.items()
         },

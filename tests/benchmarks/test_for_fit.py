@@ -118,7 +118,14 @@ def test_on_a_gpu_the_plan_covers_what_tells_parameters_apart_in_time() -> None:
     assert {variant.name for variant in sweep.variants} == KERNELS | {"gemv_bf16"}
     found = fit_plan(sweep, GPU)
     assert found.empty_hops == hop_sizes() and fit_plan(sweep, CPU).empty_hops == ()
-    windows = found.steps - len(found.eager) - len(found.graphs) - len(found.empty_hops)
+    assert found.in_turn is not None and fit_plan(sweep, CPU).in_turn is None
+    assert [str(shape) for shape in found.in_turn.shapes] == ["1024x3072", "4096x4096", "28672x4096"]
+    assert found.in_turn.ms == (1, 8, 32, 128)
+    assert {variant.name for variant in found.in_turn.variants} == {
+        name for name in KERNELS | {"gemv_bf16"} if not name.startswith("null_")
+    }
+    windows = found.steps - found.steps_before_energy
+    assert found.steps_before_energy == len(found.eager) + len(found.graphs) + len(found.empty_hops) + 3
     assert windows == 19 and windows * (found.window_s + found.lead_in_s) < 150
     assert len(set(found.graphs)) > 1 and {syncs for _, syncs in found.eager} == {1, 16, 64}
     assert max(p.ms[0] for p in found.energy) == 1024
@@ -184,6 +191,36 @@ def test_empty_hops_follow_the_launches_and_a_machine_without_the_engine_is_name
     assert without.empty_hops == [] and without.warnings[0].endswith(
         "its time between linears is not identified: triton is not installed"
     )
+
+
+def test_calls_in_turn_follow_and_an_interruption_keeps_them(
+    small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = make_plan(SweepRequest(for_fit=True), "cpu")
+    in_turn = dataclasses.replace(sweep, ms=(1,))
+    found_plan = dataclasses.replace(fit_plan(sweep, CPU), eager=((64, 1),), in_turn=in_turn)
+    told: list[tuple[float, str]] = []
+
+    def measured(plan: object, target: object, repeats: int, on_shape: Any) -> Iterator[dict[str, JsonValue]]:
+        assert (plan, target) == (in_turn, CPU) and repeats >= 10
+        for shape in sweep.shapes[:2]:
+            on_shape(shape)
+            yield {"n": shape.n}
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(for_fit, "measure_calls_in_turn", measured)
+    meter = HliMeter(1.0, reason="r")
+
+    def run_plan() -> ForFit:
+        return measure_for_fit(found_plan, CPU, meter=meter, on_progress=lambda *t: told.append(t))
+
+    monkeypatch.setattr(for_fit, "why_no_turns", lambda device: "")
+    found = run_plan()
+    assert found.interrupted and [row["n"] for row in found.calls_in_turn] == [64, 192]
+    assert told[1:] == [(1, "calls between norms, 64x64"), (2, "calls between norms, 192x64")]
+    monkeypatch.setattr(for_fit, "why_no_turns", lambda device: "triton is not installed")
+    without = run_plan()
+    assert without.calls_in_turn == [] and without.warnings[0].endswith("too short: triton is not installed")
 
 
 @pytest.mark.gpu
