@@ -40,6 +40,8 @@ class _Window:
     title: str
     process: int | None
     """Whose ranges are shown; None: everybody's."""
+    host_end: int
+    """End of the last shown hop on the host."""
 
 
 def draw_timeline(trace: OpenTrace, target: Path) -> None:
@@ -78,25 +80,27 @@ def _window(db: sqlite3.Connection, trace: OpenTrace) -> _Window:
         own = [hop for hop in launches.hops if launches.paths.known[hop.path][0] == process]
         first = own.index(median)
         shown = own[first : first + _HOPS_SHOWN]
-        title = " and ".join(map(_name, shown))
+        title = " and ".join(_name(hop, launches.paths.known[hop.path][1]) for hop in shown)
         end = max(max(hop.end_ns, trace.hop_ends.get(hop.range_id, 0)) for hop in shown)
-        return _Window(shown[0].start_ns, end, title, process)
+        return _Window(shown[0].start_ns, end, title, process, max(hop.end_ns for hop in shown))
     start, end = db.execute("SELECT min(start), max(stop) FROM main.range").fetchone()
     if start is None:
         raise ValueError("no range of the trace launched anything, so there is nothing to draw")
-    return _Window(start, end, "all ranges", None)
+    return _Window(start, end, "all ranges", None, end)
 
 
-def _name(hop: HopRange) -> str:
-    return "a hop" if hop.index is None else f"hop {hop.index}"
+def _name(hop: HopRange, path: Sequence[str]) -> str:
+    """What a hop is called: its number, and the range around it, which names the kernel in a replay."""
+    name = "a hop" if hop.index is None else f"hop {hop.index}"
+    return f"{name} of {path[-2]}" if len(path) > 1 else name
 
 
 def _host_bars(db: sqlite3.Connection, launches: Launches, window: _Window) -> dict[int, list[_Bar]]:
-    """Ranges that lie in the window, by depth."""
+    """Ranges that lie in the window, by depth; those that begin after the shown hops belong to later ones."""
     rows: dict[int, list[_Bar]] = {}
     for depth, start, stop, path in db.execute(
         "SELECT depth, start, stop, path FROM main.range WHERE start < ? AND stop > ? ORDER BY depth, start",
-        (window.end, window.start),
+        (window.host_end, window.start),
     ):
         process, names = launches.paths.known[path]
         if window.process not in (None, process):
