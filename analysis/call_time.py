@@ -32,6 +32,9 @@ class Deviations:
     """
 
     by_rows: Mapping[int, Sequence[tuple[tuple[int, int], float]]] = field(default_factory=dict)
+    _known: dict[tuple[int, int], dict[int, float]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @classmethod
     def of(cls, fit: Fitted) -> Deviations:
@@ -43,7 +46,10 @@ class Deviations:
 
     def factors(self, n: int, k: int) -> dict[int, float]:
         """Return observed over formula as expected of a shape, by measured m, rising."""
-        return {m: _expected(cells, n, k) for m, cells in self.by_rows.items()}
+        found = self._known.get((n, k))
+        if found is None:
+            found = self._known[n, k] = {m: _expected(cells, n, k) for m, cells in self.by_rows.items()}
+        return found
 
 
 NO_DEVIATIONS = Deviations()

@@ -186,12 +186,19 @@ def above_zero_intervals(cost: Cost, low: Number, high: Number) -> tuple[tuple[N
 
 
 def _combine(first: Cost, second: Cost, join: Callable[[Number, Number], Number]) -> Cost:
-    starts = sorted({piece.start for cost in (first, second) for piece in cost.pieces})
     pieces = []
-    for start in starts:
-        a, b = _piece_of(first, start), _piece_of(second, start)
+    ours, theirs = first.pieces, second.pieces
+    i = j = 0
+    start: Number = 0
+    while True:
+        a, b = ours[i], theirs[j]
         pieces.append(Line(start, join(a.fixed, b.fixed), join(a.per_row, b.per_row)))
-    return Cost(tuple(pieces))
+        ends = [cost[place + 1].start for cost, place in ((ours, i), (theirs, j)) if place + 1 < len(cost)]
+        if not ends:
+            return Cost(tuple(pieces))
+        start = min(ends)
+        i += i + 1 < len(ours) and ours[i + 1].start == start
+        j += j + 1 < len(theirs) and theirs[j + 1].start == start
 
 
 def _piece_of(cost: Cost, start: Number) -> Line:

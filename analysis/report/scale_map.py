@@ -8,16 +8,35 @@ from collections.abc import Mapping, Sequence
 from analysis.call_time import Deviations
 from analysis.fit_crossing import linear_time
 from analysis.fit_input import BASELINE
+from analysis.hop_cost import Cost
 from analysis.report.figure import Axis, Cells, Panel
 from analysis.report.inputs import ModelRow
 from analysis.report.section import number
 from analysis.scale import FamilyPoint, family_scale
 
-Times = Mapping[str, tuple[Sequence[float], Deviations]]
-"""By kernel: the estimates of its fit, and the deviations of measured calls from it."""
+Times = Mapping[str, "KernelTime"]
 _ROW_PX = 19
 # A ratio of 2 either way has the full colour.
 _FULL = 1.0
+
+
+class KernelTime:
+    """The time of a kernel's linear layers, worked out once per model.
+
+    Args:
+        parameters: estimates of its fit.
+        deviations: of measured calls from it.
+    """
+
+    def __init__(self, parameters: Sequence[float], deviations: Deviations) -> None:
+        self._fit = (parameters, deviations)
+        self._known: dict[str, Cost] = {}
+
+    def of(self, model: ModelRow) -> Cost:
+        """Return the time of a model's linear layers over the batch, s."""
+        if model.key not in self._known:
+            self._known[model.key] = linear_time(*self._fit, model.layers)
+        return self._known[model.key]
 
 
 def scale_panel(
@@ -32,7 +51,7 @@ def scale_panel(
         models: from the smallest on.
         batches: columns.
     """
-    ratios = [[_ratio(times, kernel, model, batch) for batch in batches] for model in models]
+    ratios = [_ratios(times, kernel, model, batches) for model in models]
     cells = Cells(
         tuple(map(str, batches)),
         tuple(f"{model.key}" for model in models),
@@ -55,7 +74,7 @@ def n_star_words(times: Times, kernel: str, models: Sequence[ModelRow], batch: i
     """Say between which sizes of the models the verdict changes at a batch size."""
     points = {}
     for model in models:
-        native, variant = (float(linear_time(*times[n], model.layers).at(batch)) for n in (BASELINE, kernel))
+        native, variant = (float(times[n].of(model).at(batch)) for n in (BASELINE, kernel))
         points[model.weights] = FamilyPoint(model.weights, native, variant)
     if len(points) < 2:
         return "needs 2 models of different sizes"
@@ -65,6 +84,6 @@ def n_star_words(times: Times, kernel: str, models: Sequence[ModelRow], batch: i
     return "changes at " + ", ".join(f"{number(size / 1e9, 2)} G weights" for _, _, size in scale.brackets)
 
 
-def _ratio(times: Times, kernel: str, model: ModelRow, batch: int) -> float:
-    native, variant = (float(linear_time(*times[n], model.layers).at(batch)) for n in (BASELINE, kernel))
-    return native / variant
+def _ratios(times: Times, kernel: str, model: ModelRow, batches: Sequence[int]) -> list[float]:
+    native, variant = (times[name].of(model) for name in (BASELINE, kernel))
+    return [float(native.at(batch)) / float(variant.at(batch)) for batch in batches]

@@ -8,7 +8,7 @@ from analysis.fit_input import BASELINE
 from analysis.report.colours import split_name
 from analysis.report.figure import Figure
 from analysis.report.inputs import Catalogue, Inputs, ModelRow
-from analysis.report.scale_map import Times, n_star_words, scale_panel
+from analysis.report.scale_map import KernelTime, Times, n_star_words, scale_panel
 from analysis.report.scales_carried import carried_blocks
 from analysis.report.section import Block, Missing, Section, Table, Words, slug
 
@@ -25,7 +25,7 @@ def scale_section(inputs: Inputs, catalogue: Catalogue) -> Section:
         if not kernels or BASELINE not in fits.kernels or not models:
             continue
         times = {
-            name: (list(map(float, kernel.time.point())), Deviations.of(kernel.time))
+            name: KernelTime(list(map(float, kernel.time.point())), Deviations.of(kernel.time))
             for name, kernel in fits.kernels.items()
         }
         panels = tuple(scale_panel(kernel, times, kernel, models, batches) for kernel in kernels)

@@ -9,7 +9,7 @@ from analysis.fit_input import BASELINE
 from analysis.predict_machine import Machine, transferred
 from analysis.report.figure import Figure
 from analysis.report.inputs import Catalogue, ModelRow
-from analysis.report.scale_map import Times, n_star_words, scale_panel
+from analysis.report.scale_map import KernelTime, Times, n_star_words, scale_panel
 from analysis.report.section import Block, Table, Words, slug
 
 _SHOWN = (1, 8, 32, 64, 128, 256)
@@ -45,14 +45,15 @@ def carried_blocks(
     except ValueError as error:
         return [Words(f"N* of other GPUs is not predicted: {error}.", True)]
     shown = [batch for batch in batches if batch in _SHOWN]
+    times = {machine.name: _times(machine) for machine in machines}
     first = next((kernel for kernel in kernels if kernel.endswith("_nf4")), kernels[0])
     panels = tuple(
-        scale_panel(machine.name, _times(machine), first, models, shown)
+        scale_panel(machine.name, times[machine.name], first, models, shown)
         for machine in machines
         if first in machine.kernels
     )
     rows = tuple(
-        (machine.name, kernel, *(n_star_words(_times(machine), kernel, models, batch) for batch in shown))
+        (machine.name, kernel, *(n_star_words(times[machine.name], kernel, models, batch) for batch in shown))
         for machine in machines
         for kernel in kernels
         if kernel in machine.kernels
@@ -80,7 +81,7 @@ def carried_blocks(
 
 def _times(machine: Machine) -> Times:
     return {
-        name: (list(map(float, kernel.time.rows[0])), kernel.deviations)
+        name: KernelTime(list(map(float, kernel.time.rows[0])), kernel.deviations)
         for name, kernel in machine.kernels.items()
     }
 
