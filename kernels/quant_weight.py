@@ -112,7 +112,7 @@ class QuantWeight:
     @property
     def nbytes(self) -> int:
         """Bytes stored: codes, scales, zeros and permutation, without cached layouts."""
-        return sum(t.numel() * t.element_size() for t in self._tensors())
+        return sum(t.numel() * t.element_size() for t in self.tensors())
 
     @property
     def bits_per_weight(self) -> float:
@@ -156,7 +156,8 @@ class QuantWeight:
             repacked={},
         )
 
-    def _tensors(self) -> list[Tensor]:
+    def tensors(self) -> list[Tensor]:
+        """Every stored tensor, without cached layouts."""
         parts = [self.packed, self.scales, self.zeros, self.input_permutation]
         double = () if self.double_quant is None else self.double_quant.tensors()
         return [t for t in (*parts, *double) if t is not None]

@@ -129,14 +129,18 @@ def decode(backend: ChainBackend, kernel: Kernel, job: DecodeJob) -> BatchTrace:
 
 
 def layouts_of(weights: Iterable[Weight]) -> int:
-    """Bytes of the tensors in cached layouts, each counted once; other libraries' weights are their layouts."""
+    """Bytes of the tensors in cached layouts, each counted once; other libraries' weights are their layouts.
+
+    Layouts that hold tensors of the weight itself add nothing by them.
+    """
     found: dict[int, int] = {}
-    ours = (weight for weight in weights if isinstance(weight, QuantWeight))
+    ours = [weight for weight in weights if isinstance(weight, QuantWeight)]
+    own = {id(tensor) for weight in ours for tensor in weight.tensors()}
     waiting: list[object] = [layout for weight in ours for layout in weight.repacked.values()]
     while waiting:
         item = waiting.pop()
         if isinstance(item, Tensor):
-            found[id(item)] = item.nbytes
+            found[id(item)] = 0 if id(item) in own else item.nbytes
         elif isinstance(item, QuantWeight) or (is_dataclass(item) and not isinstance(item, type)):
             waiting += [getattr(item, field.name) for field in fields(item)]
         elif isinstance(item, (tuple, list)):

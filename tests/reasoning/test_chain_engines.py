@@ -258,6 +258,8 @@ def test_layouts_beside_weights_are_counted_once() -> None:
     layouts = {"a": (words, "name"), "b": [words, torch.zeros(3)], "c": SimpleLayout(torch.zeros(4))}
     weight.repacked.update(layouts)
     assert layouts_of([weight, weight]) == 40 + 12 + 16
+    weight.repacked["by itself"] = (weight.packed, [weight.scales])
+    assert layouts_of([weight, weight]) == 40 + 12 + 16
 
 
 @dataclass
