@@ -17,7 +17,7 @@ from analysis.crossing import (
     estimate_crossing,
     measured_crossing,
 )
-from analysis.fit_energy import alpha_j_per_bit, phi_j
+from analysis.fit_energy import alpha_j_per_bit, busy_w, phi_j
 from analysis.fit_file import FitsFile, Fitted
 from analysis.fit_input import BASELINE, decodes
 from analysis.fit_solver import Floats, interval_of
@@ -80,7 +80,7 @@ def linear_energy(
     edge = sum(layer.count * (layer.n + layer.k) for layer in layers)
     return hop_energy(
         time,
-        static_w=by_name["static_w"],
+        static_w=busy_w(by_name),
         pass_j=weights * (pass_bytes * by_name["j_per_byte"] + cast_j),
         row_j=2 * weights * by_name["j_per_flop"] + _DTYPE_BYTES * edge * by_name["j_per_byte"],
     )

@@ -1,9 +1,10 @@
 """Energy of micro-benchmarks: static power, joules per byte, per operation, per decoded weight; alpha and phi in J.
 
-    E = P0 T + e_B bytes + e_F flops + sum over kernels of e_cast decoded weights
+    E = P0 T + Pa busy time + e_B bytes + e_F flops + sum over kernels of e_cast decoded weights
 
 per unit of work. Windows that are all memory-bound cannot tell P0 from e_B, because their bytes are proportional to
-their time: an idle and a compute-bound window are needed.
+their time: an idle and a compute-bound window are needed. Pa, what a busy device draws beyond an idle one whatever it
+moves and computes, takes a busy window of little traffic besides; without one it is 0.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from analysis.checks import above_zero
 from analysis.fit_solver import CONDITION_LIMIT, Solution, linear_problem, solve
 
 BASE_PARAMETERS = ("static_w", "j_per_byte", "j_per_flop")
+ACTIVE = "active_w"
 CAST_PREFIX = "cast_j_per_weight."
+_IDLE = "idle"
 _MISSING = {
     "static_w": "a window of idling with the context alive",
     "j_per_byte": "a memory-bound window, m = 1 at a large shape",
@@ -53,12 +56,22 @@ class EnergyFit:
     """The fitted energy of a machine.
 
     Attributes:
-        solution: ``static_w``, ``j_per_byte``, ``j_per_flop`` and ``cast_j_per_weight.<kernel>``.
+        solution: ``static_w``, ``j_per_byte``, ``j_per_flop``, ``active_w`` where the windows tell it, and
+            ``cast_j_per_weight.<kernel>``.
         warnings: what the data determine badly, and which window would help.
     """
 
     solution: Solution
     warnings: tuple[str, ...]
+
+
+def busy_w(parameters: Mapping[str, float]) -> float:
+    """Return what a busy device draws ahead of all traffic and arithmetic, P0 + Pa, W.
+
+    Args:
+        parameters: of the energy fit, the estimates or one draw.
+    """
+    return parameters["static_w"] + parameters.get(ACTIVE, 0.0)
 
 
 def alpha_j_per_bit(parameters: Mapping[str, float], weights: float, bytes_per_s: float) -> float:
@@ -67,13 +80,13 @@ def alpha_j_per_bit(parameters: Mapping[str, float], weights: float, bytes_per_s
     Args:
         parameters: of the energy fit, the estimates or one draw.
         weights: number of weights, N.
-        bytes_per_s: bandwidth, for the static power during the transfer.
+        bytes_per_s: bandwidth, for the power of a busy device during the transfer.
 
     Raises:
         ValueError: a number not above 0.
     """
     above_zero(weights=weights, bytes_per_s=bytes_per_s)
-    return weights / 8 * (parameters["j_per_byte"] + parameters["static_w"] / bytes_per_s)
+    return weights / 8 * (parameters["j_per_byte"] + busy_w(parameters) / bytes_per_s)
 
 
 def phi_j(parameters: Mapping[str, float], kernel: str, weights: float, cast_s: float) -> float:
@@ -81,11 +94,11 @@ def phi_j(parameters: Mapping[str, float], kernel: str, weights: float, cast_s: 
 
     Args:
         parameters: of the energy fit, the estimates or one draw.
-        kernel: a decoding kernel; one without windows of its own has static power times time alone.
+        kernel: a decoding kernel; one without windows of its own has the busy device's power times time alone.
         weights: weights decoded, N.
         cast_s: exposed time of decoding them, s; 0 where it hides.
     """
-    return parameters["static_w"] * cast_s + weights * parameters.get(CAST_PREFIX + kernel, 0.0)
+    return busy_w(parameters) * cast_s + weights * parameters.get(CAST_PREFIX + kernel, 0.0)
 
 
 def fit_energy(work: Sequence[EnergyWork], *, seed: int, n_draws: int = 200) -> EnergyFit:
@@ -100,13 +113,13 @@ def fit_energy(work: Sequence[EnergyWork], *, seed: int, n_draws: int = 200) -> 
         ValueError: fewer units than parameters and one, or none that moves bytes or computes.
     """
     kernels = sorted({w.load for w in work if w.decoded_weights > 0})
-    names = (*BASE_PARAMETERS, *(CAST_PREFIX + kernel for kernel in kernels))
+    has_active = _tells_active_power(work)
+    active = (ACTIVE,) if has_active else ()
+    names = (*BASE_PARAMETERS, *active, *(CAST_PREFIX + kernel for kernel in kernels))
     columns = np.array(
         [
             [
-                w.time_s,
-                w.bytes_moved,
-                w.flops,
+                *_base_columns(w)[: len(BASE_PARAMETERS) + has_active],
                 *(w.decoded_weights * (w.load == kernel) for kernel in kernels),
             ]
             for w in work
@@ -121,6 +134,21 @@ def fit_energy(work: Sequence[EnergyWork], *, seed: int, n_draws: int = 200) -> 
         warnings.append(
             f"condition number {found.condition:.3g}: {' and '.join(found.valley)} trade; needed: {needed}"
         )
-    if not any(w.load == "idle" for w in work):
+    if not any(w.load == _IDLE for w in work):
         warnings.append(f"no idle window: static_w rests on the slopes alone; needed: {_MISSING['static_w']}")
     return EnergyFit(found, tuple(warnings))
+
+
+def _base_columns(work: EnergyWork) -> tuple[float, float, float, float]:
+    """What static power, joules per byte and per operation, and active power are multiplied by."""
+    return work.time_s, work.bytes_moved, work.flops, work.time_s * (work.load != _IDLE)
+
+
+def _tells_active_power(work: Sequence[EnergyWork]) -> bool:
+    """Whether the windows of kernels that decode nothing tell active power from the rest, by their condition number."""
+    plain = [w for w in work if w.decoded_weights == 0 and w.energy_j > 0]
+    if not any(w.load == _IDLE for w in plain):
+        return False
+    columns = np.array([_base_columns(w) for w in plain]) / np.array([[w.energy_j] for w in plain])
+    lengths = np.linalg.norm(columns, axis=0)
+    return bool(lengths.all() and np.linalg.cond(columns / lengths) < CONDITION_LIMIT)

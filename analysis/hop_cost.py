@@ -134,11 +134,11 @@ def hop_energy(
     pass_j: Number,
     row_j: Number = 0,
 ) -> Cost:
-    """Return E(B) of one hop, P0 T(B) + e_B bytes + e_cast decoded + B (e_F flops + e_row), J.
+    """Return E(B) of one hop, P T(B) + e_B bytes + e_cast decoded + B (e_F flops + e_row), J.
 
     Args:
         time: T(B), s.
-        static_w: P0, W.
+        static_w: P, what is drawn all the time, W: P0 and, where the device is busy throughout, Pa.
         pass_j: joules of a pass over the weights: bytes read and weights decoded.
         row_j: joules of one row: arithmetic and its own bytes.
     """

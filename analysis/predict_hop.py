@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from analysis.call_time import through
 from analysis.checks import above_zero
 from analysis.fit_crossing import Layer, linear_time
+from analysis.fit_energy import ACTIVE, busy_w
 from analysis.fit_input import BASELINE, GEMV, GEMV_ROWS, NATIVE_KERNELS, decodes
 from analysis.hop_cost import Cost, Line, hop_energy
 from analysis.model_shape import DTYPE_BYTES, HopEngine, ModelShape
@@ -135,13 +136,18 @@ def hop_time_of(machine: Machine, model: ModelShape, kernel: str, setting: HopSe
     Raises:
         ValueError: the machine lacks the kernel, or launches were not timed for an eager hop.
     """
-    linears = linears_time(machine, model, kernel, setting.engine, row)
-    device = linears.plus(_between(machine, model, setting, row))
+    device = _device_time(machine, model, kernel, setting, row)
     if setting.engine is not HopEngine.EAGER:
         # Hops that were measured without linears hold what passes between one graph and the next.
         is_measured = setting.calibration is None and setting.engine.value in machine.between
         return device if is_measured else device.plus(Cost.line(_host(machine, row).get("graph_s", 0.0)))
     return device.at_least(Cost.line(host_s(machine, model, kernel, setting, row)))
+
+
+def _device_time(machine: Machine, model: ModelShape, kernel: str, setting: HopSetting, row: int) -> Cost:
+    """Return what the device works on a hop over the batch, s."""
+    linears = linears_time(machine, model, kernel, setting.engine, row)
+    return linears.plus(_between(machine, model, setting, row))
 
 
 def attention_time(machine: Machine, model: ModelShape, engine: HopEngine, row: int) -> float:
@@ -244,12 +250,17 @@ def hop_energy_of(
     weights, head = model.linear_weights, model.head.n * model.head.k
     edge = sum(layer.count * (layer.n + layer.k) for layer in (*model.linears(setting.engine), model.head))
     bytes_of_row = DTYPE_BYTES * edge + model.row_bytes(setting.context)
-    return hop_energy(
+    # An eager hop waits for the host, and its device is idle meanwhile.
+    is_busy = setting.engine is not HopEngine.EAGER
+    energy = hop_energy(
         time,
-        static_w=joules["static_w"],
+        static_w=busy_w(joules) if is_busy else joules["static_w"],
         pass_j=weights * (moved * joules["j_per_byte"] + cast_j) + head * DTYPE_BYTES * joules["j_per_byte"],
         row_j=2 * (weights + head) * joules["j_per_flop"] + bytes_of_row * joules["j_per_byte"],
     )
+    if is_busy:
+        return energy
+    return energy.plus(_device_time(machine, model, kernel, setting, row).times(joules.get(ACTIVE, 0.0)))
 
 
 def _host(machine: Machine, row: int) -> dict[str, float]:

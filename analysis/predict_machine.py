@@ -9,6 +9,7 @@ import numpy as np
 
 from analysis.call_time import NO_DEVIATIONS, Deviations
 from analysis.checks import above_zero
+from analysis.fit_energy import ACTIVE
 from analysis.fit_file import FitsFile, Fitted
 from analysis.fit_input import BASELINE
 from analysis.fit_solver import Floats
@@ -215,7 +216,9 @@ def transferred(fits: FitsFile, origin: GpuFigures, target: GpuFigures) -> Machi
         here,
         bytes_per_s=here.bytes_per_s / memory,
         kernels=kernels,
-        energy=None if energy is None else energy.scaled({"static_w": target.tdp_w / origin.tdp_w}),
+        energy=None
+        if energy is None
+        else energy.scaled(dict.fromkeys(("static_w", ACTIVE), target.tdp_w / origin.tdp_w)),
         left_out=missing,
     )
 

@@ -134,10 +134,10 @@ plan with its defaults filled in, and `given`, the arguments as they were typed.
 | sweep | `unfinished` | n, k and m of cells that were begun and not finished |
 | sweep | `resumed` | runs whose finished cells this one took over, with their bandwidth, commit and versions |
 | sweep | `gpus_after` | the GPUs' state after the run, as in `GpuState` |
-| sweep, with `--for-fit` | `energy` | rows of type `energy`, one per load |
-| sweep, with `--for-fit` | `launch_chains` | chains of empty launches: `engine`, `launches`, `syncs`, quantiles of the time of a chain in us |
-| sweep, with `--for-fit` | `empty_hops` | hops of the fused engine without linears: sizes, `row_bytes`, quantiles of the time of a hop in us |
-| sweep, with `--for-fit` | `calls_in_turn` | by kernel, n, k and m: quantiles of what a call takes longer between norms than behind its own kind, in us, and the medians of both |
+| sweep `--for-fit` | `energy` | rows of type `energy`, one per load |
+| sweep `--for-fit` | `launch_chains` | chains of empty launches by `engine`, `launches`, `syncs`: time in us |
+| sweep `--for-fit` | `empty_hops` | hops of the fused engine without linears: sizes, `row_bytes`, time in us |
+| sweep `--for-fit` | `calls_in_turn` | what a call takes longer between norms than behind its own kind, in us |
 """
 
 _ROLE = re.compile(r":\w+:`([^`]+)`")

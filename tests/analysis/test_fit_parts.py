@@ -5,7 +5,7 @@ import pytest
 
 from analysis.fit_between import BETWEEN_PARAMETERS, EmptyHop, fit_between
 from analysis.fit_cast import CAST_PARAMETERS, CastCell, fit_cast
-from analysis.fit_energy import EnergyWork, alpha_j_per_bit, fit_energy, phi_j
+from analysis.fit_energy import EnergyWork, alpha_j_per_bit, busy_w, fit_energy, phi_j
 from analysis.fit_host import LaunchChain, fit_host
 
 SHAPES = ((1024, 3072), (2560, 2458), (4096, 4096), (4096, 14336), (28672, 4096))
@@ -177,3 +177,41 @@ def test_empty_hops_that_cannot_tell_parameters_apart_are_refused_or_named() -> 
         for i, h in enumerate(empty_hops())
     ]
     assert any("too simple" in w for w in fit_between(crooked, BYTES_PER_S, seed=0).warnings)
+
+
+def busy_work(active_w: float, *, noise: float = 0.002) -> list[EnergyWork]:
+    """Idling, and kernels with much, some and little traffic and arithmetic for their time."""
+    random = np.random.default_rng(5)
+    units = {"idle": (1.0, 0.0, 0.0)}
+    units |= {f"memory{share}": (57e-6, 2.3e8 * share, 2e8) for share in (1.0, 0.5, 0.1)}
+    units |= {f"compute{share}": (2.4e-3, 2.3e8, 1.8e12 * share) for share in (1.0, 0.3)}
+    found = []
+    for load, (time_s, moved, flops) in units.items():
+        drawn_w = STATIC_W + active_w * (load != "idle")
+        energy = drawn_w * time_s + PER_BYTE * moved + PER_FLOP * flops
+        energy *= 1 + noise * random.standard_normal()
+        found.append(EnergyWork(load, energy, noise, time_s, moved, flops))
+    return found
+
+
+@pytest.mark.parametrize("active_w", [0.0, 70.0])
+def test_the_power_of_a_busy_device_comes_back(active_w: float) -> None:
+    fit = fit_energy(busy_work(active_w), seed=0)
+    assert fit.solution.names == ("static_w", "j_per_byte", "j_per_flop", "active_w")
+    for name, value in (("static_w", STATIC_W), ("active_w", active_w), ("j_per_byte", PER_BYTE)):
+        interval = fit.solution.interval(name)
+        assert interval.low <= value <= interval.high
+        assert interval.point == pytest.approx(value, rel=0.05, abs=3.0)
+
+
+def test_the_power_of_a_busy_device_needs_idling_and_little_traffic() -> None:
+    assert "active_w" not in fit_energy(work(noise=0.003), seed=0).solution.names
+    without_idle = [w for w in busy_work(70.0) if w.load != "idle"]
+    assert "active_w" not in fit_energy(without_idle, seed=0).solution.names
+
+
+def test_alpha_and_phi_hold_the_power_of_a_busy_device() -> None:
+    fitted = {"static_w": 100.0, "active_w": 50.0, "j_per_byte": 8e-11}
+    assert busy_w(fitted) == 150.0 and busy_w({"static_w": 100.0}) == 100.0
+    assert alpha_j_per_bit(fitted, 1e9, 1e12) == pytest.approx(1e9 / 8 * (8e-11 + 1.5e-10))
+    assert phi_j(fitted, "fused_nf4", 1e9, 1e-3) == pytest.approx(0.15)

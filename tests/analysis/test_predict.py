@@ -15,6 +15,7 @@ from prediction_world import (
     TRUTH,
     chain,
     fits,
+    fitted,
     machine,
 )
 
@@ -28,6 +29,7 @@ from analysis.predict_hop import (
     hop_energy_of,
     hop_time_of,
     host_s,
+    linears_time,
 )
 from analysis.predict_machine import from_fits, transferred
 from analysis.predict_memory import RESERVE_BYTES, Memory, StoredLayer, layout_bytes, memory_of
@@ -155,6 +157,24 @@ def test_n_star_parts_the_sizes_that_lose_from_those_that_win() -> None:
     # native_fp8 launches 1 us later and reads 0.2 ps per weight less: n k = 5 million weights per linear.
     assert (sometimes.trapped_models, sometimes.free_models) == (2, 1)
     assert sometimes.n_star[0] == pytest.approx(8 * 1e-6 / 2e-13, rel=0.02)
+
+
+def test_a_busy_device_draws_more_and_an_eager_one_is_idle_while_it_waits() -> None:
+    active_w = 60.0
+    named = {**ENERGY, "active_w": active_w}
+    busy = machine(energy=fitted(tuple(named), tuple(named.values()), 0.0, 40))
+    for setting in (SETTING, HopSetting(HopEngine.EAGER, 512)):
+        time = hop_time_of(busy, MODEL, "fused_nf4", setting, 0)
+        found, without = (hop_energy_of(m, MODEL, "fused_nf4", setting, time, 0) for m in (busy, machine()))
+        assert found is not None and without is not None
+        extra_j = float(found.at(4)) - float(without.at(4))
+        if setting.engine is HopEngine.EAGER:
+            linears = linears_time(busy, MODEL, "fused_nf4", setting.engine, 0)
+            assert active_w * float(linears.at(4)) < extra_j < active_w * float(time.at(4))
+        else:
+            assert extra_j == pytest.approx(active_w * float(time.at(4)))
+    elsewhere = transferred(fits(energy=fitted(tuple(named), tuple(named.values()), 0.0, 40)), H200, A100)
+    assert elsewhere.energy is not None and elsewhere.energy.named(0)["active_w"] == pytest.approx(30)
 
 
 def test_another_gpu_gets_the_efficiencies_and_says_so() -> None:
