@@ -11,7 +11,6 @@ from analysis.fit_cast import fit_cast
 from analysis.fit_energy import fit_energy
 from analysis.fit_file import FitsFile, Fitted, KernelFit, Residual, fitted, now_utc
 from analysis.fit_host import fit_host
-from analysis.fit_in_turn import in_turn_by_rows
 from analysis.fit_input import BASELINE, FitInput
 from analysis.fit_time import fit_time
 
@@ -91,7 +90,7 @@ def _kernel(found: FitInput, kernel: str, seed: int, n_draws: int, warnings: lis
         cast=_cast(found, kernel, seed, n_draws, warnings),
         pass_bytes_per_weight=found.pass_bytes.get(kernel),
         bits=found.bits.get(kernel),
-        in_turn=in_turn_by_rows(found.in_turn.get(kernel, [])),
+        in_turn=found.in_turn.get(kernel, []),
     )
 
 

@@ -76,10 +76,12 @@ class InTurn(Strict):
 
     m: int
     """Rows of x."""
+    n: int
+    """Out-features."""
+    k: int
+    """In-features."""
     extra_s: float
-    """Mean over the shapes that were measured, s."""
-    range_s: tuple[float, float]
-    """Least and most of them."""
+    """Median, s; below 0 where the call is faster there."""
 
 
 class KernelFit(Strict):
@@ -94,7 +96,7 @@ class KernelFit(Strict):
     bits: int | None = None
     """Bits of a code; None where the sweep does not say."""
     in_turn: list[InTurn] = []
-    """What a call takes longer in a hop, rising in m; empty where it was not measured."""
+    """What calls take longer in a hop; empty where it was not measured."""
 
 
 class FitsFile(Strict):

@@ -12,8 +12,8 @@ from typing import Any
 from analysis.fit_between import EmptyHop
 from analysis.fit_cast import CastCell
 from analysis.fit_energy import EnergyWork
+from analysis.fit_file import InTurn
 from analysis.fit_host import EAGER, GRAPH, LaunchChain
-from analysis.fit_in_turn import TurnCell
 from analysis.fit_time import Cell
 from profiler.record import EnergyRow, RunRecord, SweepRow, iter_samples, list_runs, load_record
 
@@ -56,7 +56,7 @@ class FitInput:
     energy: list[EnergyWork] = field(default_factory=list)
     launches: list[LaunchChain] = field(default_factory=list)
     empty_hops: dict[str, list[EmptyHop]] = field(default_factory=lambda: defaultdict(list))
-    in_turn: dict[str, list[TurnCell]] = field(default_factory=lambda: defaultdict(list))
+    in_turn: dict[str, list[InTurn]] = field(default_factory=lambda: defaultdict(list))
     bandwidth_bytes_per_s: list[float] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -196,7 +196,7 @@ def _take_derived(found: FitInput, record: RunRecord) -> None:
         )
     for call in derived.get("calls_in_turn", []):
         found.in_turn[call["kernel"]].append(
-            TurnCell(call["m"], call["n"], call["k"], call["extra_us_p50"] * 1e-6)
+            InTurn(m=call["m"], n=call["n"], k=call["k"], extra_s=call["extra_us_p50"] * 1e-6)
         )
     bandwidth = derived.get("read_bandwidth")
     if bandwidth:

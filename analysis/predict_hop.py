@@ -22,7 +22,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from analysis.call_time import through
 from analysis.checks import above_zero
 from analysis.fit_crossing import Layer, linear_time
 from analysis.fit_energy import ACTIVE, busy_w
@@ -114,7 +113,7 @@ def _products_time(
         time = linear_time(parameters, cost.deviations, layers)
         if not cost.in_turn or engine is HopEngine.EAGER:
             return time
-        return time.plus(through(cost.in_turn).times(sum(layer.count for layer in layers)))
+        return time.plus(cost.in_turn.of_layers(layers))
 
     if kernel not in NATIVE_KERNELS:
         return time_by(kernel)

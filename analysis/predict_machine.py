@@ -14,6 +14,7 @@ from analysis.fit_file import FitsFile, Fitted
 from analysis.fit_input import BASELINE
 from analysis.fit_solver import Floats
 from analysis.fit_time import TIME_PARAMETERS
+from analysis.turn_time import NO_TURNS, TurnTimes
 
 LEAST_DRAWS = 20
 
@@ -78,14 +79,14 @@ class KernelCost:
         pass_bytes_per_weight: bytes that a pass over one weight moves; None where no run says.
         bits: width of a code; None where no run says.
         deviations: of measured calls from ``time``; none on a machine that was not measured.
-        in_turn: pairs of m and what a call takes longer between the small kernels of a hop, s, rising in m.
+        in_turn: what calls take longer between the small kernels of a hop.
     """
 
     time: Draws
     pass_bytes_per_weight: float | None
     bits: int | None
     deviations: Deviations = NO_DEVIATIONS
-    in_turn: tuple[tuple[int, float], ...] = ()
+    in_turn: TurnTimes = NO_TURNS
 
 
 @dataclass(frozen=True)
@@ -248,7 +249,7 @@ def _machine(
                 fit.pass_bytes_per_weight,
                 fit.bits,
                 Deviations.of(fit.time),
-                tuple((call.m, call.extra_s) for call in fit.in_turn),
+                TurnTimes.of(fit.in_turn),
             )
             for kernel, fit in fits.kernels.items()
         },

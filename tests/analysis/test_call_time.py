@@ -5,9 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from analysis.call_time import NO_DEVIATIONS, Deviations, call_time, through
+from analysis.call_time import NO_DEVIATIONS, Deviations, call_time
 from analysis.fit_file import Fitted, Parameter, Residual
-from analysis.fit_in_turn import TurnCell, in_turn_by_rows
 from analysis.fit_time import TIME_PARAMETERS
 from analysis.hop_cost import call_cost
 
@@ -84,15 +83,3 @@ def test_without_deviations_the_formula_stays() -> None:
     n, k = SHAPES[1]
     for m in (0, 1, 40, 300):
         assert call_time(PARAMETERS, NO_DEVIATIONS, n, k).at(m) == call_cost(PARAMETERS, n, k).at(m)
-
-
-def test_calls_in_turn_are_averaged_over_shapes() -> None:
-    cells = [TurnCell(8, 64, 64, 3e-6), TurnCell(1, 64, 64, 1e-6), TurnCell(8, 128, 64, 1e-6)]
-    found = in_turn_by_rows(cells)
-    assert [(call.m, call.extra_s, call.range_s) for call in found] == [
-        (1, 1e-6, (1e-6, 1e-6)),
-        (8, 2e-6, (1e-6, 3e-6)),
-    ]
-    cost = through([(call.m, call.extra_s) for call in found])
-    assert [float(cost.at(m)) for m in (0, 1, 8, 100)] == pytest.approx([1e-6, 1e-6, 2e-6, 2e-6])
-    assert in_turn_by_rows([]) == []

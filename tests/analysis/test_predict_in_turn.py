@@ -20,7 +20,7 @@ EXTRA = {1: 1e-6, 8: 3e-6}
 
 def with_turns(kernel: str = "fused_nf4") -> Machine:
     base = fits()
-    turns = [InTurn(m=m, extra_s=s, range_s=(s, s)) for m, s in EXTRA.items()]
+    turns = [InTurn(m=m, n=1024, k=4096, extra_s=s) for m, s in EXTRA.items()]
     kernels = dict(base.kernels)
     kernels[kernel] = KernelFit(**(dict(base.kernels[kernel]) | {"in_turn": turns}))
     return from_fits(fits(kernels=kernels), H200)
@@ -36,8 +36,11 @@ def test_a_record_is_fitted_and_the_file_keeps_it(tmp_path: Path) -> None:
     record = record.model_copy(update={"derived": record.derived | {"calls_in_turn": calls}})
     found = fit_all(take([record]), n_draws=20)
     stored = read_fits(write_fits(tmp_path, found)).kernels
-    assert {c.m: c.extra_s for c in stored["fused_nf4"].in_turn} == pytest.approx(EXTRA)
-    assert stored["fused_nf4"].in_turn[1].range_s == pytest.approx((2.5e-6, 3.5e-6))
+    assert [(c.m, c.n, c.k) for c in stored["fused_nf4"].in_turn] == [
+        (m, n, 4096) for m in EXTRA for n in (1024, 4096)
+    ]
+    times = [c.extra_s for c in stored["fused_nf4"].in_turn]
+    assert times == pytest.approx([0.5e-6, 1.5e-6, 2.5e-6, 3.5e-6])
     assert stored["bf16"].in_turn == []
 
 
