@@ -127,7 +127,6 @@ def measure_chain(job: ChainJob) -> ChainEnd:
     todo = spec if kept is None else replace(spec, batch_sizes=kept.missing(spec.batch_sizes))
     check_kernels(spec, job.device)
     problems, skipped = select_problems(spec, skip_bad=job.skip_bad)
-    meter = best_meter(job.tdp_w, device=job.device)
     loaded = load_model(
         spec.model, device=job.device, weights=job.weights, seed=spec.seed, streams=spec.streams
     )
@@ -138,7 +137,7 @@ def measure_chain(job: ChainJob) -> ChainEnd:
             todo,
             loaded,
             problems,
-            meter,
+            best_meter(job.tdp_w, device=job.device),
             lambda done, total, label: progress.update(task, completed=done, total=total, description=label),
         )
         try:
@@ -148,7 +147,7 @@ def measure_chain(job: ChainJob) -> ChainEnd:
     if not outcome.rows:
         raise KeyboardInterrupt
     with STOP_SIGNALS.held():
-        record = _record(job, created_utc, loaded, outcome, meter, skipped, len(problems), kept)
+        record = _record(job, created_utc, loaded, outcome, run.meter, skipped, len(problems), kept)
         folder, trouble = _store(job.out, record, [*(kept.samples if kept else ()), *outcome.samples])
         code = EXIT_INTERRUPTED if outcome.interrupted else 0
         if outcome.failure is not None:

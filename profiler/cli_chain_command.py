@@ -108,7 +108,7 @@ def chain_command(
     energy_windows: Annotated[
         int,
         typer.Option(
-            help="Windows of 5 s that an energy counter gets per kernel at least; 0: none are filled, for a quick look."
+            help="Windows of 5 s that an energy counter gets per kernel at least; 0: it is not read."
         ),
     ] = 3,
     grid_intensity: Annotated[

@@ -16,6 +16,7 @@ from profiler.nvtx import mark_layers, open_range
 from profiler.record import GpuRunState, Sample, VariantResult
 from reasoning.chain_backend import ChainBackend, EagerBackend
 from reasoning.chain_captured import CapturedBackend
+from reasoning.chain_energy import meter_for
 from reasoning.chain_hf_graph import HFGraphBackend
 from reasoning.chain_part import BatchSizePart
 from reasoning.chain_prompts import ChainPrompts
@@ -98,6 +99,7 @@ class ChainRun:
     ) -> None:
         self.spec = spec
         self.progress = progress
+        self.meter = meter_for(spec, meter)
         self._outcome = ChainOutcome()
         self._done = 0.0
         device: torch.device = loaded.model.device
@@ -108,7 +110,7 @@ class ChainRun:
             loaded,
             self._make_backend(loaded),
             prompts,
-            meter,
+            self.meter,
             end_tokens(loaded.model, loaded.tokenizer),
             pad_token(loaded.tokenizer),
             self._advance,
@@ -135,9 +137,9 @@ class ChainRun:
         # The CUDA context is alive by now, and nothing has run yet.
         watch = GpuWatch.open() if self._setup.backend.device.type == "cuda" else None
         try:
-            if self.spec.mode is ChainMode.GENERATE and self.spec.energy_windows:
+            if self.spec.mode is ChainMode.GENERATE:
                 self._advance(0.0, "idle power")
-                self._setup.meter.measure_idle()
+                self.meter.measure_idle()
             with open_range("chain"):
                 for part in self._parts:
                     self._run_part(part)

@@ -6,9 +6,19 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from profiler.energy import EnergyMeter, EnergyReading, energy_per_unit
+from profiler.energy import EnergyMeter, EnergyReading, NoMeter, energy_per_unit
 from profiler.energy_totals import add_up
 from profiler.record import EnergySample
+from reasoning.chain_spec import ChainSpec
+
+
+def meter_for(spec: ChainSpec, meter: EnergyMeter) -> EnergyMeter:
+    """Return what measures a run's energy: nothing where the meter needs windows of some length and none are filled."""
+    if spec.energy_windows or not meter.shortest_window_s:
+        return meter
+    return NoMeter(
+        f"{meter.source} needs windows of {meter.shortest_window_s:g} s, and energy_windows=0 fills none"
+    )
 
 
 @dataclass
@@ -53,12 +63,11 @@ class ChainEnergy:
     Args:
         meter: measures every window.
         batch_size: sequences decoded together, for the samples.
-        fills_windows: whether windows are to be as long as the meter needs; False takes them as they come.
     """
 
-    def __init__(self, meter: EnergyMeter, batch_size: int, *, fills_windows: bool = True) -> None:
+    def __init__(self, meter: EnergyMeter, batch_size: int) -> None:
         self.meter = meter
-        self.least_s = meter.shortest_window_s if fills_windows else 0.0
+        self.least_s = meter.shortest_window_s
         """How long every window is to be, s."""
         self._batch_size = batch_size
         self._logs: dict[str, _Log] = {}

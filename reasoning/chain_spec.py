@@ -76,7 +76,7 @@ class ChainSpec:
         ablation_hops: most hops replayed of each solution of the ablation; in replay mode whole solutions are.
         ablation_repeats: timed replays of each batch; one more is replayed with ranges.
         energy_windows: energy windows of each kernel at least, where the meter needs windows of some length; problems
-            are decoded again to fill them. 0: one window per batch, however short, and idle power is not measured.
+            are decoded again to fill them. 0: such a meter is not read.
         grid_kgco2e_per_kwh: carbon intensity of the grid for CAES, kgCO2e/kWh; None leaves CAES out.
         protocol: ``paper``: problems have to be the paper's, GSM8K or MathQA, and its figures are derived as printed;
             None for our own.

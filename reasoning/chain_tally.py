@@ -85,9 +85,7 @@ class Tally:
     def __post_init__(self) -> None:
         """Begin with nothing measured."""
         self.memory = MemoryGauge(self.setup.backend)
-        self.energy = ChainEnergy(
-            self.setup.meter, self.batch_size, fills_windows=self.setup.spec.energy_windows > 0
-        )
+        self.energy = ChainEnergy(self.setup.meter, self.batch_size)
 
     def of(self, kernel: Kernel, mode: ChainMode) -> Totals:
         """Counts of a kernel and mode."""

@@ -56,11 +56,20 @@ def test_work_is_repeated_until_windows_are_full_and_hops_are_counted_once() -> 
     assert len([s for s in outcome.samples if s.type == "query"]) == 6
 
 
-def test_without_windows_nothing_is_repeated_and_idle_power_not_measured() -> None:
+def test_without_windows_a_meter_that_needs_them_is_not_read() -> None:
     outcome = run(FakeMeter(idle_w=20.0, shortest_window_s=60.0), energy_windows=0)
     for row in outcome.rows:
-        assert (row.energy_windows, row.energy_passes, row.idle_w) == (3, 3, None)
-        assert row.energy_j_per_query is not None
+        assert (row.energy_source, row.energy_j_per_query, row.idle_w) == ("none", None, None)
+        assert (
+            row.energy_detail == "not measured: fake needs windows of 60 s, and energy_windows=0 fills none"
+        )
+        assert (row.problems, row.hops) == (3, 9)
+    assert all(s.energy_j is None for s in outcome.samples if s.type == "energy")
+
+
+def test_without_windows_a_meter_that_needs_none_is_read() -> None:
+    for row in run(FakeMeter(idle_w=20.0), energy_windows=0).rows:
+        assert (row.energy_source, row.energy_windows) == ("fake", 3) and row.energy_j_per_query is not None
 
 
 def test_estimates_and_missing_sources_stay_what_they_are() -> None:
