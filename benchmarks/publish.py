@@ -79,7 +79,6 @@ def _measured_chains() -> list[tuple[Path, str, Callable[[], str]]]:
         return lambda: make(*published_predictions("h200"), chains)
 
     return [
-        (readme, "chain-h200", lambda: chain_table(published_run("h200", batch_size=1))),
         (readme, "hops-h200", lambda: hop_table(chains, _HOP_BATCH_SIZES)),
         (readme, "energy-h200", lambda: energy_summary(chains)),
         (readme, "predicted-h200", checked(prediction_summary)),
