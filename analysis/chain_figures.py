@@ -1,7 +1,8 @@
 """Figures of a chain's variants at one batch size: hop times, casting, agreement, accuracy, indices, verdicts.
 
-Times of variants are compared on replayed hops, where every kernel runs exactly the same tokens; accuracy,
-throughput and energy come from free-running generation.
+Times of variants are compared on replayed hops, where every kernel runs exactly the same tokens; without a replay, on
+generated ones where their number is fixed, which differ in their tokens alone. Accuracy, throughput and energy come
+from free-running generation.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ class BatchFigures:
         seed: of the bootstrap intervals.
         throttled: the GPU lowered its clocks during the run, which the verdicts then say.
         host_paced: hop times hold waiting for the host: an eager run on a GPU.
+        fixed_hops: every sequence decodes the same number of hops, whatever its tokens.
     """
 
     def __init__(
@@ -63,8 +65,10 @@ class BatchFigures:
         *,
         throttled: bool = False,
         host_paced: bool = False,
+        fixed_hops: bool = False,
     ) -> None:
         self._rows = rows
+        self._fixed_hops = fixed_hops
         self._host_paced = host_paced
         self._throttled = throttled
         self._baseline = baseline
@@ -169,16 +173,17 @@ class BatchFigures:
         return {(s.repeat, s.batch_index, s.hop): s.linear_s for s in self._ranges.get(kernel, [])}
 
     def _ratio_to_baseline(self, kernel: str) -> Interval | None:
-        """Hop time of a kernel over the baseline's on the same replayed hops."""
+        """Hop time of a kernel over the baseline's on the same hops: replayed, or generated in a fixed number."""
         if kernel == self._baseline:
             return None
-        mine, reference = self._hops[kernel, "replay"], self._hops[self._baseline, "replay"]
-        shared = sorted(mine.keys() & reference.keys())
-        if len(shared) < _SAMPLES_FOR_AN_INTERVAL:
-            return None
-        return bootstrap_ratio(
-            [mine[p] for p in shared], [reference[p] for p in shared], paired=True, seed=self._seed
-        )
+        for mode in ("replay", "generate") if self._fixed_hops else ("replay",):
+            mine, reference = self._hops[kernel, mode], self._hops[self._baseline, mode]
+            shared = sorted(mine.keys() & reference.keys())
+            if len(shared) >= _SAMPLES_FOR_AN_INTERVAL:
+                return bootstrap_ratio(
+                    [mine[p] for p in shared], [reference[p] for p in shared], paired=True, seed=self._seed
+                )
+        return None
 
     def _waterfall(self, kernel: str) -> ChainWaterfall | None:
         scheme, fmt = _scheme_and_format(kernel)

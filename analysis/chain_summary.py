@@ -37,6 +37,7 @@ def summarise(
     grid_kgco2e_per_kwh: float | None = None,
     throttled: bool = False,
     host_paced: bool = False,
+    fixed_hops: bool = False,
 ) -> ChainSummary:
     """Derive a chain's figures.
 
@@ -48,6 +49,7 @@ def summarise(
         grid_kgco2e_per_kwh: carbon intensity of the grid for CAES; None leaves CAES out.
         throttled: the GPU lowered its clocks during the run, which the verdicts then say.
         host_paced: hop times hold waiting for the host: an eager run on a GPU.
+        fixed_hops: every sequence decodes the same number of hops, so that generated ones are compared too.
 
     Returns:
         The completed rows in the order given, and the derived figures.
@@ -63,6 +65,7 @@ def summarise(
             seed,
             throttled=throttled,
             host_paced=host_paced,
+            fixed_hops=fixed_hops,
         )
         done[size] = figures.rows()
         by_size[str(size)] = figures.derived()

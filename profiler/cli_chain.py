@@ -209,6 +209,7 @@ def _record(
         grid_kgco2e_per_kwh=spec.grid_kgco2e_per_kwh,
         throttled=any(state.throttled for state in outcome.gpu_states),
         host_paced=spec.engine.value == "eager" and job.device == "cuda",
+        fixed_hops=spec.hops is not None,
     )
     by_size = (kept.by_batch_size if kept else {}) | summary.by_batch_size
     derived = derived_of(spec.baseline, by_size) | {

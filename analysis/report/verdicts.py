@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from analysis.fit_input import BASELINE
@@ -24,13 +24,15 @@ _TONES: dict[str, Tone] = {
 
 def verdict_section(inputs: Inputs) -> Section:
     """Return the verdicts of chains, then those of single calls."""
-    found = [card for machine in inputs.machines for card in _chain_cards(inputs, machine)]
-    chains = [card for card in found if any(badge.tone != "muted" for badge in card.badges)]
+    found = [pair for machine in inputs.machines for pair in _chain_cards(inputs, machine)]
+    chains = [(card, times) for card, times in found if any(badge.tone != "muted" for badge in card.badges)]
     blocks: list[Block] = []
     if chains:
-        blocks.append(Cards(tuple(chains)))
+        blocks.append(Cards(tuple(card for card, _ in chains)))
     if len(chains) < len(found):
-        silent = listed([f"{card.title} ({card.subtitle})" for card in found if card not in chains])
+        said = [card for card, _ in chains]
+        counts = Counter(card.title for card, _ in found if card not in said)
+        silent = listed([f"{kernel} ({_runs(count)})" for kernel, count in counts.items()])
         blocks.append(
             Missing(
                 f"Without verdict, because not compared on the same hops: {silent}",
@@ -52,20 +54,40 @@ def verdict_section(inputs: Inputs) -> Section:
     return Section("verdict", "Verdict", "Verdict", _headline(chains, calls), tuple(blocks))
 
 
-def _headline(chains: Sequence[Card], calls: Sequence[Card]) -> str:
+def _runs(count: int) -> str:
+    return "1 model and engine" if count == 1 else f"{count} models and engines"
+
+
+def _headline(chains: Sequence[tuple[Card, Counter[str]]], calls: Sequence[Card]) -> str:
+    hops: dict[str, Counter[str]] = defaultdict(Counter)
+    for card, times in chains:
+        hops[card.title] += times
+    verdicts = {
+        "Whole hops": [(kernel, _of_hops(times)) for kernel, times in hops.items() if times],
+        "Single calls": [(card.title, card.badges[0].verdict) for card in calls],
+    }
     sentences = []
-    for cards, what in ((chains, "Whole hops"), (calls, "Single calls")):
-        counts: dict[str, list[str]] = defaultdict(list)
-        for card in cards:
-            counts[card.badges[0].verdict].append(card.title)
-        parts = [f"{listed(list(dict.fromkeys(names)))} {verdict}" for verdict, names in counts.items()]
+    for what, pairs in verdicts.items():
+        names: dict[str, list[str]] = defaultdict(list)
+        for kernel, verdict in pairs:
+            names[verdict].append(kernel)
+        parts = [f"{listed(list(dict.fromkeys(kernels)))} {verdict}" for verdict, kernels in names.items()]
         if parts:
             sentences.append(f"{what}: {'; '.join(parts)}.")
     rule = "A variant is trapped where the whole 95 % interval of its cost over the baseline's lies above 1."
     return " ".join([*sentences, rule])
 
 
-def _chain_cards(inputs: Inputs, machine: str) -> Iterable[Card]:
+def _of_hops(times: Counter[str]) -> str:
+    """Sum up a kernel's verdicts on time over models, engines and batch sizes."""
+    total = times.total()
+    if len(times) == 1:
+        return next(iter(times))
+    return f"trapped in {times['trapped']} of {total} models, engines and batch sizes"
+
+
+def _chain_cards(inputs: Inputs, machine: str) -> Iterable[tuple[Card, Counter[str]]]:
+    """Cards of a machine's chains, each with how often a batch size got which verdict on time."""
     for model, records in inputs.chains(machine).items():
         rows: dict[str, dict[int, VariantResult]] = defaultdict(dict)
         for record in records:
@@ -77,7 +99,10 @@ def _chain_cards(inputs: Inputs, machine: str) -> Iterable[Card]:
                 if known is None or _says(row) >= _says(known):
                     rows[row.kernel][row.batch_size] = row
         for kernel, by_batch in rows.items():
-            yield _chain_card(kernel, f"{model} on {machine}", by_batch)
+            times = Counter[str](
+                row.verdict_time for row in by_batch.values() if row.verdict_time is not None
+            )
+            yield _chain_card(kernel, f"{model} on {machine}", by_batch), times
 
 
 def _says(row: VariantResult) -> int:
@@ -108,7 +133,7 @@ def _chain_card(kernel: str, where: str, by_batch: dict[int, VariantResult]) -> 
 
 def _why_not(row: VariantResult) -> str:
     if row.mode == "generate" and row.cor_tps is None:
-        return "not compared on the same hops: run the chain with replayed hops (--ablation 4)"
+        return "not compared on the same hops: run the chain with replayed hops (--ablation 4) or fixed ones (--hops)"
     return "no interval, so no verdict"
 
 

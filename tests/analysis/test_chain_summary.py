@@ -141,6 +141,20 @@ def test_cor_tps_comes_from_identical_hops(summary) -> None:
     assert found(summary, "bf16", "generate").cor_tps is None
 
 
+def test_generated_hops_are_compared_where_their_number_is_fixed() -> None:
+    rows = [row("bf16", "generate"), row("fused_nf4", "generate")]
+    samples = [*hops("bf16", "generate", 0.010), *hops("fused_nf4", "generate", 0.005)]
+    (_, free), (_, fixed) = (
+        summarise(rows, samples, baseline="bf16", seed=0, fixed_hops=fixed).rows for fixed in (False, True)
+    )
+    assert (free.verdict_time, free.cor_tps) == (None, None)
+    assert fixed.verdict_time == "not trapped" and fixed.cor_tps == pytest.approx(-0.5, abs=0.05)
+    # Replayed hops, which share their tokens too, are preferred.
+    samples += [*hops("bf16", "replay", 0.010), *hops("fused_nf4", "replay", 0.020)]
+    (_, replayed) = summarise(rows, samples, baseline="bf16", seed=0, fixed_hops=True).rows
+    assert replayed.verdict_time == "trapped"
+
+
 def test_waterfall_adds_up(summary) -> None:
     fall = summary.derived["waterfall"]["fused_nf4"]
     assert fall["reference_ms"] - fall["saving_ms"] + fall["exposed_cast_ms"] == pytest.approx(

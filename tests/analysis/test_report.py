@@ -71,6 +71,9 @@ def test_verdicts_are_those_of_the_records(whole: Report) -> None:
     assert 0 < lost < len(rows) == 20
     assert fused.badges[0].verdict == f"trapped in {lost} of 20 cells"
     assert {card.title for card in calls} == {"fused_nf4", "fused_int8"}
+    assert section(whole, "verdict").lead.startswith(
+        "Whole hops: fused_nf4 trapped in 1 of 3 models, engines and batch sizes; unfused_nf4 trapped. Single calls: "
+    )
 
 
 def test_waterfall_ends_where_the_record_ends(whole: Report) -> None:
