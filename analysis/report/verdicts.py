@@ -25,13 +25,12 @@ _TONES: dict[str, Tone] = {
 def verdict_section(inputs: Inputs) -> Section:
     """Return the verdicts of chains, then those of single calls."""
     found = [pair for machine in inputs.machines for pair in _chain_cards(inputs, machine)]
-    chains = [(card, times) for card, times in found if any(badge.tone != "muted" for badge in card.badges)]
+    chains = [(card, times) for card, times in found if _has_verdict(card)]
     blocks: list[Block] = []
     if chains:
         blocks.append(Cards(tuple(card for card, _ in chains)))
     if len(chains) < len(found):
-        said = [card for card, _ in chains]
-        counts = Counter(card.title for card, _ in found if card not in said)
+        counts = Counter(card.title for card, _ in found if not _has_verdict(card))
         silent = listed([f"{kernel} ({_runs(count)})" for kernel, count in counts.items()])
         blocks.append(
             Missing(
@@ -52,6 +51,10 @@ def verdict_section(inputs: Inputs) -> Section:
     if calls:
         blocks.insert(min(1, len(blocks)), Cards(tuple(calls)))
     return Section("verdict", "Verdict", "Verdict", _headline(chains, calls), tuple(blocks))
+
+
+def _has_verdict(card: Card) -> bool:
+    return any(badge.tone != "muted" for badge in card.badges)
 
 
 def _runs(count: int) -> str:
