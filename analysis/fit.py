@@ -90,7 +90,6 @@ def _kernel(found: FitInput, kernel: str, seed: int, n_draws: int, warnings: lis
         cast=_cast(found, kernel, seed, n_draws, warnings),
         pass_bytes_per_weight=found.pass_bytes.get(kernel),
         bits=found.bits.get(kernel),
-        in_turn=found.in_turn.get(kernel, []),
     )
 
 
@@ -144,21 +143,21 @@ def _between(
     *,
     is_gpu: bool,
 ) -> dict[str, Fitted]:
-    if is_gpu and not found.empty_hops:
+    if is_gpu and not found.between:
         warnings.append(
-            "once_s, layer_s and traffic (the time between linears) are not identified: no run holds empty hops"
+            "once_s, layer_s and traffic (the time between linears) are not identified: no run holds parts of hops"
         )
     fits = {}
-    for engine, hops in found.empty_hops.items():
+    for kernel, hops in found.between.items():
         if bytes_per_s is None:
             warnings.append(
-                f"what {engine} takes between linears is not fitted: no run measured a read bandwidth"
+                f"what lies between linears of {kernel} is not fitted: no run measured a read bandwidth"
             )
             continue
         try:
             fit = fit_between(hops, bytes_per_s, seed=seed, n_draws=n_draws)
         except ValueError as error:
-            warnings.append(f"what {engine} takes between linears is not fitted: {error}")
+            warnings.append(f"what lies between linears of {kernel} is not fitted: {error}")
             continue
-        fits[engine] = fitted(fit.solution, warnings=fit.warnings)
+        fits[kernel] = fitted(fit.solution, warnings=fit.warnings)
     return fits

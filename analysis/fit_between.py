@@ -1,4 +1,4 @@
-"""The time between the linears of a hop by engine, from hops of a few layers whose linears launch nothing.
+"""The time between the linears of a hop, from hops of a few layers less their linears alone.
 
     time = once_s + layers * layer_s + traffic * B * (bytes of a row) / (read bandwidth)
 
@@ -18,17 +18,17 @@ from analysis.fit_solver import CONDITION_LIMIT, Solution, linear_problem, solve
 
 BETWEEN_PARAMETERS = ("once_s", "layer_s", "traffic")
 _MISSING = {
-    "once_s": "empty hops of few and of many layers",
-    "layer_s": "empty hops of few and of many layers",
-    "traffic": "empty hops of small and of large batches",
+    "once_s": "hops of few and of many layers",
+    "layer_s": "hops of few and of many layers",
+    "traffic": "hops of small and of large batches",
 }
 # Where a tenth of the hops is further off than this, the model is named as too simple for the engine.
 _MISFIT = 0.25
 
 
 @dataclass(frozen=True)
-class EmptyHop:
-    """A timed hop without its linears.
+class HopBetween:
+    """What lies between the linears of a timed hop.
 
     Attributes:
         layers: decoder layers.
@@ -58,7 +58,9 @@ class BetweenFit:
     warnings: tuple[str, ...]
 
 
-def fit_between(hops: Sequence[EmptyHop], bytes_per_s: float, *, seed: int, n_draws: int = 200) -> BetweenFit:
+def fit_between(
+    hops: Sequence[HopBetween], bytes_per_s: float, *, seed: int, n_draws: int = 200
+) -> BetweenFit:
     """Fit what an engine takes between the linears of a hop.
 
     Args:
@@ -75,12 +77,12 @@ def fit_between(hops: Sequence[EmptyHop], bytes_per_s: float, *, seed: int, n_dr
     layers, batches = ({getattr(hop, name) for hop in hops} for name in ("layers", "batch_size"))
     if len(layers) < 2:
         raise ValueError(
-            f"{len(hops)} empty hops of {_named(layers)} layers cannot tell a hop from its layers; needed: "
+            f"{len(hops)} hops of {_named(layers)} layers cannot tell a hop from its layers; needed: "
             f"{_MISSING['layer_s']}"
         )
     if len(batches) < 2:
         raise ValueError(
-            f"{len(hops)} empty hops of B = {_named(batches)} cannot tell layers from their traffic; needed: "
+            f"{len(hops)} hops of B = {_named(batches)} cannot tell layers from their traffic; needed: "
             f"{_MISSING['traffic']}"
         )
     columns = np.array([[1.0, hop.layers, hop.batch_size * hop.row_bytes / bytes_per_s] for hop in hops])
@@ -95,7 +97,7 @@ def fit_between(hops: Sequence[EmptyHop], bytes_per_s: float, *, seed: int, n_dr
     worst = float(np.quantile(np.abs(found.residuals), 0.9))
     if worst > _MISFIT:
         warnings.append(
-            f"a tenth of the empty hops is more than {100 * worst:.0f} % off: the model is too simple for them"
+            f"a tenth of the hops is more than {100 * worst:.0f} % off: the model is too simple for them"
         )
     return BetweenFit(found, tuple(warnings))
 

@@ -14,7 +14,7 @@ from pydantic import AwareDatetime, Field, ValidationError
 from analysis.fit_solver import Floats, Solution
 from profiler.record import Strict, write_whole
 
-FITS_SCHEMA_VERSION = 1
+FITS_SCHEMA_VERSION = 2
 _DIGITS = 6
 
 
@@ -71,19 +71,6 @@ class Fitted(Strict):
         return np.array(self.draws)
 
 
-class InTurn(Strict):
-    """What a call takes longer between the small kernels of a hop than in a sweep."""
-
-    m: int
-    """Rows of x."""
-    n: int
-    """Out-features."""
-    k: int
-    """In-features."""
-    extra_s: float
-    """Median, s; below 0 where the call is faster there."""
-
-
 class KernelFit(Strict):
     """A kernel on this machine."""
 
@@ -95,14 +82,12 @@ class KernelFit(Strict):
     """Bytes that a pass over one weight moves, whatever the batch."""
     bits: int | None = None
     """Bits of a code; None where the sweep does not say."""
-    in_turn: list[InTurn] = []
-    """What calls take longer in a hop; empty where it was not measured."""
 
 
 class FitsFile(Strict):
     """Everything fitted from the runs of one machine."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     """Layout of this file."""
     created_utc: AwareDatetime
     """When it was fitted, UTC."""
@@ -129,7 +114,8 @@ class FitsFile(Strict):
     host: Fitted | None = None
     """Seconds per launch and per synchronisation; None where no launch chain was timed."""
     between: dict[str, Fitted] = {}
-    """By engine, the time between the linears; see ``analysis.fit_between``. Without those that were not measured."""
+    """By kernel, the time between the linears of the fused engine's hops; see ``analysis.fit_between``. Without those
+    that were not measured."""
     warnings: list[str] = []
     """What was left out or is not identified, and which run would help."""
 

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from analysis.fit_between import EmptyHop
+from analysis.fit_between import HopBetween
 from analysis.fit_cast import CastCell
 from analysis.fit_energy import EnergyWork
-from analysis.fit_file import InTurn
 from analysis.fit_host import EAGER, GRAPH, LaunchChain
 from analysis.fit_time import Cell
 from profiler.record import EnergyRow, RunRecord, SweepRow, iter_samples, list_runs, load_record
@@ -42,8 +41,7 @@ class FitInput:
         bits: width of a code.
         energy: units of work with their energy.
         launches: chains of empty launches.
-        empty_hops: hops without their linears, by engine.
-        in_turn: calls between small kernels, by kernel.
+        between: what lies between the linears of hops of the fused engine, by kernel.
         bandwidth_bytes_per_s: read bandwidth of each run that measured one.
         warnings: what was left out, and why.
     """
@@ -55,8 +53,7 @@ class FitInput:
     bits: dict[str, int] = field(default_factory=dict)
     energy: list[EnergyWork] = field(default_factory=list)
     launches: list[LaunchChain] = field(default_factory=list)
-    empty_hops: dict[str, list[EmptyHop]] = field(default_factory=lambda: defaultdict(list))
-    in_turn: dict[str, list[InTurn]] = field(default_factory=lambda: defaultdict(list))
+    between: dict[str, list[HopBetween]] = field(default_factory=lambda: defaultdict(list))
     bandwidth_bytes_per_s: list[float] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -189,14 +186,10 @@ def _take_derived(found: FitInput, record: RunRecord) -> None:
         if engine in (EAGER, GRAPH):
             time = _median(chain)
             found.launches.append(LaunchChain(chain["launches"], chain["syncs"], *time, engine))
-    for hop in derived.get("empty_hops", []):
+    for hop in derived.get("hop_parts", []):
         time = _median(hop)
-        found.empty_hops[hop["engine"]].append(
-            EmptyHop(hop["layers"], hop["batch_size"], hop["row_bytes"], *time)
-        )
-    for call in derived.get("calls_in_turn", []):
-        found.in_turn[call["kernel"]].append(
-            InTurn(m=call["m"], n=call["n"], k=call["k"], extra_s=call["extra_us_p50"] * 1e-6)
+        found.between[hop["kernel"]].append(
+            HopBetween(hop["layers"], hop["batch_size"], hop["row_bytes"], *time)
         )
     bandwidth = derived.get("read_bandwidth")
     if bandwidth:

@@ -1,11 +1,10 @@
-"""What a whole hop of a model costs: its linears by the fits, and everything between them as measured without them.
+"""What a whole hop of a model costs: its linears by the fits, and everything between them as measured.
 
     device(B) = sum of linears(B) + output layer(B) + between(B)
-    linears(B) = calls as timed behind calls of their own kind + what each takes longer between small kernels
     T(B) = device + g                                   from a CUDA graph
     T(B) = max(launches * h + s, device)                launched one by one
 
-    between(B) = o + layers * l + t * B * traffic of a row / bandwidth        an engine that was timed without linears
+    between(B) = o + layers * l + t * B * traffic of a row / bandwidth        an engine timed beside its linears
     between(B) = kernels * d + attention's kernels * D + B * traffic of a row / bandwidth       any other, by counts
 
 The traffic of a row is its KV cache, read once, and what norms, rotation, activation and sampling read and write. o, l
@@ -110,10 +109,7 @@ def _products_time(
     def time_by(name: str) -> Cost:
         cost = machine.kernel(name)
         parameters: Sequence[float] = cost.time.rows[row].tolist()
-        time = linear_time(parameters, cost.deviations, layers)
-        if not cost.in_turn or engine is HopEngine.EAGER:
-            return time
-        return time.plus(cost.in_turn.of_layers(layers))
+        return linear_time(parameters, cost.deviations, layers)
 
     if kernel not in NATIVE_KERNELS:
         return time_by(kernel)
@@ -137,16 +133,23 @@ def hop_time_of(machine: Machine, model: ModelShape, kernel: str, setting: HopSe
     """
     device = _device_time(machine, model, kernel, setting, row)
     if setting.engine is not HopEngine.EAGER:
-        # Hops that were measured without linears hold what passes between one graph and the next.
-        is_measured = setting.calibration is None and setting.engine.value in machine.between
-        return device if is_measured else device.plus(Cost.line(_host(machine, row).get("graph_s", 0.0)))
+        # What was measured between linears holds what passes between one graph and the next.
+        return (
+            device
+            if _is_measured(machine, setting)
+            else device.plus(Cost.line(_host(machine, row).get("graph_s", 0.0)))
+        )
     return device.at_least(Cost.line(host_s(machine, model, kernel, setting, row)))
 
 
 def _device_time(machine: Machine, model: ModelShape, kernel: str, setting: HopSetting, row: int) -> Cost:
     """Return what the device works on a hop over the batch, s."""
     linears = linears_time(machine, model, kernel, setting.engine, row)
-    return linears.plus(_between(machine, model, setting, row))
+    return linears.plus(_between(machine, model, kernel, setting, row))
+
+
+def _is_measured(machine: Machine, setting: HopSetting) -> bool:
+    return setting.calibration is None and setting.engine is HopEngine.FUSED and bool(machine.between)
 
 
 def attention_time(machine: Machine, model: ModelShape, engine: HopEngine, row: int) -> float:
@@ -159,7 +162,7 @@ def why_too_short(machine: Machine, setting: HopSetting) -> str | None:
 
     None too where no empty kernel was timed: the time taken instead is an upper bound, of which the machine warns.
     """
-    is_known = setting.calibration is not None or setting.engine.value in machine.between
+    is_known = setting.calibration is not None or _is_measured(machine, setting)
     if is_known or "node_s" not in _host(machine, 0):
         return None
     measure = ", or measure it with `qt-profile sweep --for-fit`" if setting.engine is HopEngine.FUSED else ""
@@ -169,24 +172,13 @@ def why_too_short(machine: Machine, setting: HopSetting) -> str | None:
     )
 
 
-def why_no_turns(machine: Machine, engine: HopEngine) -> str | None:
-    """Say that hops come out short where calls were timed behind calls of their own kind only."""
-    on_gpu = machine.host is not None and "graph_s" in machine.host.names
-    if engine is HopEngine.EAGER or not on_gpu or any(cost.in_turn for cost in machine.kernels.values()):
-        return None
-    return (
-        f"the fits of {machine.fitted_on} hold no calls between small kernels, where on Hopper less of a call is "
-        "hidden than behind calls of its own kind: hops come out somewhat short; measure them with `qt-profile sweep "
-        "--for-fit`"
-    )
-
-
-def _between(machine: Machine, model: ModelShape, setting: HopSetting, row: int) -> Cost:
+def _between(machine: Machine, model: ModelShape, kernel: str, setting: HopSetting, row: int) -> Cost:
     """Time between the linears over the batch, s."""
     engine = setting.engine
     row_s = model.row_bytes(setting.context) / machine.bytes_per_s
-    if setting.calibration is None and engine.value in machine.between:
-        measured = machine.between[engine.value].named(row)
+    found = machine.between_of(kernel) if _is_measured(machine, setting) else None
+    if found is not None:
+        measured = found.named(row)
         fixed_s = measured["once_s"] + model.layers * measured["layer_s"]
         return Cost.line(fixed_s, measured["traffic"] * row_s)
     kernel_s, factor = machine.node_s(row), 1.0

@@ -14,7 +14,6 @@ from analysis.fit_file import FitsFile, Fitted
 from analysis.fit_input import BASELINE
 from analysis.fit_solver import Floats
 from analysis.fit_time import TIME_PARAMETERS
-from analysis.turn_time import NO_TURNS, TurnTimes
 
 LEAST_DRAWS = 20
 
@@ -79,14 +78,12 @@ class KernelCost:
         pass_bytes_per_weight: bytes that a pass over one weight moves; None where no run says.
         bits: width of a code; None where no run says.
         deviations: of measured calls from ``time``; none on a machine that was not measured.
-        in_turn: what calls take longer between the small kernels of a hop.
     """
 
     time: Draws
     pass_bytes_per_weight: float | None
     bits: int | None
     deviations: Deviations = NO_DEVIATIONS
-    in_turn: TurnTimes = NO_TURNS
 
 
 @dataclass(frozen=True)
@@ -107,7 +104,7 @@ class Machine:
         runs: runs behind the fits.
         warnings: what a reader must know.
         left_out: kernels that were fitted and that this machine cannot run, with the reason.
-        between: parameters of ``analysis.fit_between`` by engine; without those that were not measured.
+        between: parameters of ``analysis.fit_between`` by kernel, of the fused engine.
     """
 
     name: str
@@ -131,6 +128,16 @@ class Machine:
         fits = [kernel.time for kernel in self.kernels.values()]
         fits += [fit for fit in (self.host, self.energy, *self.between.values()) if fit is not None]
         return min(len(fit.rows) - 1 for fit in fits)
+
+    def between_of(self, kernel: str) -> Draws | None:
+        """Return what lies between the linears of the fused engine's hops with a kernel.
+
+        A kernel that was not measured takes that of the first of its scheme (``fused_``, ``unfused_``, ``native_``), or
+        else the baseline's; None where nothing was measured.
+        """
+        scheme = kernel.split("_")[0]
+        alike = (name for name in self.between if name.split("_")[0] == scheme)
+        return self.between.get(kernel) or self.between.get(next(alike, BASELINE))
 
     def kernel(self, name: str) -> KernelCost:
         """Return a kernel's costs.
@@ -249,7 +256,6 @@ def _machine(
                 fit.pass_bytes_per_weight,
                 fit.bits,
                 Deviations.of(fit.time),
-                TurnTimes.of(fit.in_turn),
             )
             for kernel, fit in fits.kernels.items()
         },
@@ -260,7 +266,7 @@ def _machine(
         fitted_on=f"{fits.machine}, {fits.created_utc:%Y%m%dT%H%M%SZ}",
         runs=tuple(fits.runs),
         warnings=tuple(warnings),
-        between={engine: Draws.of(fit) for engine, fit in fits.between.items()},
+        between={kernel: Draws.of(fit) for kernel, fit in fits.between.items()},
     )
     if machine.draws < LEAST_DRAWS:
         raise ValueError(

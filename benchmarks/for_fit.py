@@ -1,4 +1,4 @@
-"""What a fit needs besides times of calls: joules, launches, hops without their linears, and calls as a hop makes them.
+"""What a fit needs besides times of calls: joules, launches, and what lies between the linears of hops.
 
 On an H200 ``--for-fit`` takes about 5 minutes, of which 130 s are 19 energy windows.
 """
@@ -12,13 +12,12 @@ from dataclasses import dataclass, field, replace
 import torch
 from pydantic import JsonValue
 
-from benchmarks.calls_in_turn import measure_calls_in_turn, turn_plan, why_no_turns
-from benchmarks.empty_hops import HopSize, hop_sizes, measure_empty_hops, why_no_empty_hops
 from benchmarks.energy_loads import idle_load
 from benchmarks.energy_rows import Subject, energy_row, energy_samples
+from benchmarks.hop_parts import KERNELS, HopSize, hop_sizes, measure_hop_parts, why_no_hops
 from benchmarks.kernel_energy import EnergyPlan, measure_kernels
 from benchmarks.machine import Target
-from benchmarks.plan import Shape, SweepPlan
+from benchmarks.plan import SweepPlan
 from benchmarks.variants import BASELINE
 from profiler.energy import EnergyMeter, best_meter, interleaved_windows
 from profiler.energy_fill import Windows
@@ -36,10 +35,7 @@ _WARM_CHAINS = 5
 # (launches, synchronisations): with few and with many of these per launch, or the two cannot be told apart.
 _EAGER_CHAINS = ((64, 1), (128, 1), (256, 1), (512, 1), (64, 16), (64, 64))
 _GRAPH_CHAINS = (16, 64, 256, 1024)
-# Small, square and large, at rows that a batch of decoding has.
-_TURN_SHAPES = ((1024, 3072), (4096, 4096), (28672, 4096))
-_TURN_MS = (1, 8, 32, 128)
-_TURN_REPEATS = 10
+_HOP_REPEATS = 15
 
 
 @dataclass(frozen=True)
@@ -53,9 +49,8 @@ class FitPlan:
         lead_in_s: time of a load ahead of its window, s.
         eager: launches and synchronisations of chains launched one by one.
         graphs: launches of chains replayed from a CUDA graph; empty on a CPU.
-        empty_hops: hops of the fused engine that are timed without their linears; empty on a CPU.
-        in_turn: kernels, shapes and m that are timed between small kernels, as in a hop; None on a CPU.
-        repeats: timings of each chain and hop.
+        hops: sizes of hops of the fused engine that are timed beside their linears; empty on a CPU.
+        repeats: timings of each chain.
     """
 
     sweep: SweepPlan
@@ -64,21 +59,19 @@ class FitPlan:
     lead_in_s: float
     eager: tuple[tuple[int, int], ...]
     graphs: tuple[int, ...]
-    empty_hops: tuple[HopSize, ...] = ()
-    in_turn: SweepPlan | None = None
+    hops: tuple[HopSize, ...] = ()
     repeats: int = _CHAIN_REPEATS
 
     @property
     def steps(self) -> int:
-        """Steps that progress counts: chains, hops, shapes, and energy windows, idling among them."""
+        """Steps that progress counts: chains, hops by kernel, and energy windows, idling among them."""
         windows = 1 + sum(len(p.variants) * len(p.shapes) * len(p.ms) for p in self.energy)
         return windows + self.steps_before_energy
 
     @property
     def steps_before_energy(self) -> int:
         """Those of them that come first."""
-        shapes = () if self.in_turn is None else self.in_turn.shapes
-        return len(self.eager) + len(self.graphs) + len(self.empty_hops) + len(shapes)
+        return len(self.eager) + len(self.graphs) + len(self.hops) * len(KERNELS)
 
 
 @dataclass
@@ -91,10 +84,8 @@ class ForFit:
     """A sample per energy window."""
     launch_chains: list[dict[str, JsonValue]] = field(default_factory=list)
     """Time of each chain of launches."""
-    empty_hops: list[dict[str, JsonValue]] = field(default_factory=list)
-    """Time of each hop without linears."""
-    calls_in_turn: list[dict[str, JsonValue]] = field(default_factory=list)
-    """What calls take longer between small kernels than behind each other."""
+    hop_parts: list[dict[str, JsonValue]] = field(default_factory=list)
+    """Time of each hop, of its linears, and between them."""
     gpu_states: list[GpuRunState] = field(default_factory=list)
     """GPUs before and after."""
     warnings: list[str] = field(default_factory=list)
@@ -109,8 +100,7 @@ class ForFit:
         derived: dict[str, JsonValue] = {
             "energy": [row.model_dump(mode="json") for row in self.energy],
             "launch_chains": list(self.launch_chains),
-            "empty_hops": list(self.empty_hops),
-            "calls_in_turn": list(self.calls_in_turn),
+            "hop_parts": list(self.hop_parts),
         }
         throttled = throttling_sentence(self.gpu_states)
         added = [*self.warnings, *([] if throttled is None else [throttled])]
@@ -147,8 +137,7 @@ def fit_plan(sweep: SweepPlan, target: Target) -> FitPlan:
         replace(few, variants=baseline, shapes=(square,)),
     )
     if target.is_cuda:
-        in_turn = turn_plan(sweep, _TURN_SHAPES, _TURN_MS)
-        return FitPlan(sweep, cells, _WINDOW_S, 0.5, _EAGER_CHAINS, _GRAPH_CHAINS, hop_sizes(), in_turn)
+        return FitPlan(sweep, cells, _WINDOW_S, 0.5, _EAGER_CHAINS, _GRAPH_CHAINS, hop_sizes())
     return FitPlan(sweep, cells, None, 0.0, _EAGER_CHAINS, ())
 
 
@@ -170,8 +159,7 @@ def measure_for_fit(
     found = ForFit()
     try:
         _measure_launches(plan, target, found, on_progress)
-        _measure_empty_hops(plan, target, found, on_progress)
-        _measure_calls_in_turn(plan, target, found, on_progress)
+        _measure_hop_parts(plan, target, found, on_progress)
         _measure_energy(plan, target, meter, found, on_progress)
     except KeyboardInterrupt:
         found.interrupted = True
@@ -210,12 +198,12 @@ def _measure_launches(
         found.launch_chains.append(entry)
 
 
-def _measure_empty_hops(
+def _measure_hop_parts(
     plan: FitPlan, target: Target, found: ForFit, on_progress: Callable[[float, str], object]
 ) -> None:
-    if not plan.empty_hops:
+    if not plan.hops:
         return
-    why_not = why_no_empty_hops(target.device)
+    why_not = why_no_hops(target.device)
     if why_not:
         found.warnings.append(
             f"no hops of the fused engine are timed, so its time between linears is not identified: {why_not}"
@@ -223,34 +211,12 @@ def _measure_empty_hops(
         return
     done = len(plan.eager) + len(plan.graphs)
 
-    def told(size: HopSize) -> None:
-        on_progress(
-            done + len(found.empty_hops), f"{size.layers} layers without linears, B = {size.batch_size}"
-        )
+    def told(size: HopSize, kernel: str) -> None:
+        text = f"{size.layers} layers of {kernel}, B = {size.batch_size}"
+        on_progress(done + len(found.hop_parts), text)
 
-    for row in measure_empty_hops(plan.empty_hops, target, plan.repeats, told):
-        found.empty_hops.append(row)
-
-
-def _measure_calls_in_turn(
-    plan: FitPlan, target: Target, found: ForFit, on_progress: Callable[[float, str], object]
-) -> None:
-    if plan.in_turn is None:
-        return
-    why_not = why_no_turns(target.device)
-    if why_not:
-        found.warnings.append(
-            f"no calls are timed between small kernels, so hops are predicted too short: {why_not}"
-        )
-        return
-    shapes = list(plan.in_turn.shapes)
-
-    def told(shape: Shape) -> None:
-        done = plan.steps_before_energy - len(shapes) + shapes.index(shape)
-        on_progress(done, f"calls between norms, {shape}")
-
-    for row in measure_calls_in_turn(plan.in_turn, target, _TURN_REPEATS, told):
-        found.calls_in_turn.append(row)  # one by one: an interruption keeps them
+    for row in measure_hop_parts(plan.hops, target, _HOP_REPEATS, on_size=told):
+        found.hop_parts.append(row)  # one by one: an interruption keeps them
 
 
 def _nothing() -> None:

@@ -81,7 +81,7 @@ def fit_command(
                     "phi": {n: _parameters(k.cast) for n, k in fits.kernels.items() if k.cast},
                     "energy": None if fits.energy is None else _parameters(fits.energy),
                     "host": None if fits.host is None else _parameters(fits.host),
-                    "between": {engine: _parameters(fit) for engine, fit in fits.between.items()},
+                    "between": {kernel: _parameters(fit) for kernel, fit in fits.between.items()},
                     "model": model,
                     "b_star_time": {n: _crossing_json(c) for n, c in times.items()},
                     "b_star_energy": {n: _crossing_json(c) for n, c in energies.items() if c},
@@ -155,7 +155,7 @@ def _all_warnings(fits: FitsFile) -> list[str]:
         for warning in (*fit.not_identified.values(), *fit.warnings)
     ]
     rest = [w for fit in (fits.energy, fits.host) if fit is not None for w in fit.warnings]
-    rest += [f"between linears, {engine}: {w}" for engine, fit in fits.between.items() for w in fit.warnings]
+    rest += [f"between linears, {kernel}: {w}" for kernel, fit in fits.between.items() for w in fit.warnings]
     return [*fits.warnings, *own, *rest]
 
 
@@ -212,12 +212,14 @@ def _phi_table(fits: FitsFile) -> Table:
 
 
 def _between_table(fits: FitsFile) -> Table:
-    table = Table(title="time between the linears of a hop (95 % intervals)", title_justify="left")
-    for heading in ("engine", "once, µs", "per layer, µs", "traffic, over its time at the read bandwidth"):
+    table = Table(
+        title="time between the linears of the fused engine's hops (95 % intervals)", title_justify="left"
+    )
+    for heading in ("kernel", "once, µs", "per layer, µs", "traffic, over its time at the read bandwidth"):
         table.add_column(heading)
     table.add_column("|residual| p50, p90")
-    for engine, fit in fits.between.items():
-        table.add_row(engine, *_cells(fit, (1e6, 1e6, 1.0)), _residuals(fit))
+    for kernel, fit in fits.between.items():
+        table.add_row(kernel, *_cells(fit, (1e6, 1e6, 1.0)), _residuals(fit))
     return table
 
 

@@ -151,7 +151,7 @@ def _predict(job: PredictJob) -> Prediction:
     from analysis.predict import Request, predict
     from analysis.predict_calibrate import calibrate, native_hops
     from analysis.predict_file import Prediction, now_utc
-    from analysis.predict_hop import HopSetting, why_no_gemv, why_no_turns, why_too_short
+    from analysis.predict_hop import HopSetting, why_no_gemv, why_too_short
     from profiler.environment import capture_environment
     from reasoning.model_table import MODELS
 
@@ -218,7 +218,7 @@ def _predict(job: PredictJob) -> Prediction:
         warnings=[
             *machine.warnings,
             *_missing(machine),
-            *filter(None, (why_no_gemv(machine, how), why_no_turns(machine, how))),
+            *filter(None, (why_no_gemv(machine, how),)),
             *filter(None, (why_too_short(machine, request.setting),)),
         ],
     )

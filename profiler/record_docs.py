@@ -136,8 +136,7 @@ plan with its defaults filled in, and `given`, the arguments as they were typed.
 | sweep | `gpus_after` | the GPUs' state after the run, as in `GpuState` |
 | sweep `--for-fit` | `energy` | rows of type `energy`, one per load |
 | sweep `--for-fit` | `launch_chains` | chains of empty launches by `engine`, `launches`, `syncs`: time in us |
-| sweep `--for-fit` | `empty_hops` | hops of the fused engine without linears: sizes, `row_bytes`, time in us |
-| sweep `--for-fit` | `calls_in_turn` | what a call takes longer between norms than behind its own kind, in us |
+| sweep `--for-fit` | `hop_parts` | hops of the fused engine, their linears, the difference: `kernel`, sizes, times |
 """
 
 _ROLE = re.compile(r":\w+:`([^`]+)`")

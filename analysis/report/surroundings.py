@@ -102,8 +102,8 @@ def _warnings(inputs: Inputs) -> Iterable[tuple[str, list[str]]]:
                     lines += [f"{name}: {text}" for text in (*fit.not_identified.values(), *fit.warnings)]
         lines += [text for fit in (fits.energy, fits.host) if fit is not None for text in fit.warnings]
         lines += [
-            f"between linears, {engine}: {text}"
-            for engine, fit in fits.between.items()
+            f"between linears, {kernel}: {text}"
+            for kernel, fit in fits.between.items()
             for text in fit.warnings
         ]
         if lines:

@@ -93,8 +93,8 @@ def sweep(rows: list[SweepRow] | None = None, *, number: int = 0, **changed: Any
     return RunRecord(**(fields | changed))
 
 
-def empty_hops() -> list[dict[str, Any]]:
-    """What a sweep for a fit keeps of hops without linears."""
+def hop_parts(kernel: str = "bf16") -> list[dict[str, Any]]:
+    """What a sweep for a fit keeps of hops and their linears."""
     rows = []
     for layers in (4, 12):
         for batch in (1, 8, 64):
@@ -102,7 +102,7 @@ def empty_hops() -> list[dict[str, Any]]:
             us = 1e6 * (ONCE_S + layers * LAYER_S + TRAFFIC * batch * row_bytes / READ_BYTES_PER_S)
             rows.append(
                 {
-                    "engine": "fused",
+                    "kernel": kernel,
                     "layers": layers,
                     "batch_size": batch,
                     "row_bytes": row_bytes,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fit_world import ONCE_S, chain, empty_hops, energy_run, sweep
+from fit_world import ONCE_S, chain, energy_run, hop_parts, sweep
 from typer.testing import CliRunner
 
 from analysis.fit_file import read_fits
@@ -19,7 +19,7 @@ def invoke(*arguments: str) -> Any:
 
 
 def test_the_command_prints_and_stores(tmp_path: Path) -> None:
-    derived = {**sweep().derived, "empty_hops": empty_hops()}
+    derived = {**sweep().derived, "hop_parts": hop_parts()}
     for record in (sweep(derived=derived), energy_run(), chain(1, -0.4, number=2), chain(64, 0.3, number=3)):
         write_run(tmp_path / "runs", record, [])
     out = ("--out", str(tmp_path / "fits"), "--draws", "20")
@@ -32,7 +32,7 @@ def test_the_command_prints_and_stores(tmp_path: Path) -> None:
     assert said["measured_chains"] == [
         {"model": "tiny", "kernel": "fused_nf4", "loses_at": [64], "wins_at": [1]}
     ]
-    assert said["between"]["fused"]["once_s"]["point"] == pytest.approx(ONCE_S, rel=1e-3)
+    assert said["between"]["bf16"]["once_s"]["point"] == pytest.approx(ONCE_S, rel=1e-3)
     text = invoke(str(tmp_path / "runs"), *out)
     assert text.exit_code == 0
     for words in (

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from analysis.fit_between import BETWEEN_PARAMETERS, EmptyHop, fit_between
+from analysis.fit_between import BETWEEN_PARAMETERS, HopBetween, fit_between
 from analysis.fit_cast import CAST_PARAMETERS, CastCell, fit_cast
 from analysis.fit_energy import EnergyWork, alpha_j_per_bit, busy_w, fit_energy, phi_j
 from analysis.fit_host import LaunchChain, fit_host
@@ -133,9 +133,9 @@ def test_chains_without_syncs_cannot_show_s() -> None:
 ONCE_S, LAYER_S, TRAFFIC, BYTES_PER_S = 2.1e-5, 1.05e-5, 1.3, 4.5e12
 
 
-def empty_hops(
+def hop_parts(
     *, noise: float = 0.0, layers: tuple[int, ...] = (4, 12), batches: tuple[int, ...] = (1, 8, 64)
-) -> list[EmptyHop]:
+) -> list[HopBetween]:
     random = np.random.default_rng(3)
     found = []
     for per_layer, once in ((2_150_000, 306_000), (2_230_000, 72_000)):
@@ -144,37 +144,37 @@ def empty_hops(
                 row_bytes = count * per_layer + once
                 time_s = ONCE_S + count * LAYER_S + TRAFFIC * batch * row_bytes / BYTES_PER_S
                 time_s *= 1 + noise * random.standard_normal()
-                found.append(EmptyHop(count, batch, row_bytes, time_s, noise))
+                found.append(HopBetween(count, batch, row_bytes, time_s, noise))
     return found
 
 
 def test_what_lies_between_linears_comes_back() -> None:
     wanted = dict(zip(BETWEEN_PARAMETERS, (ONCE_S, LAYER_S, TRAFFIC), strict=True))
-    exact = fit_between(empty_hops(), BYTES_PER_S, seed=0)
+    exact = fit_between(hop_parts(), BYTES_PER_S, seed=0)
     assert dict(zip(exact.solution.names, exact.solution.point, strict=True)) == pytest.approx(
         wanted, rel=1e-6
     )
-    fit = fit_between(empty_hops(noise=0.01), BYTES_PER_S, seed=0)
+    fit = fit_between(hop_parts(noise=0.01), BYTES_PER_S, seed=0)
     for name, value in wanted.items():
         interval = fit.solution.interval(name)
         assert interval.low <= value <= interval.high and interval.point == pytest.approx(value, rel=0.1)
     assert fit.warnings == ()
 
 
-def test_empty_hops_that_cannot_tell_parameters_apart_are_refused_or_named() -> None:
-    with pytest.raises(ValueError, match="6 empty hops of 12 layers cannot tell a hop from its layers"):
-        fit_between(empty_hops(layers=(12,)), BYTES_PER_S, seed=0)
-    with pytest.raises(ValueError, match="4 empty hops of B = 8 cannot tell layers from their traffic"):
-        fit_between(empty_hops(batches=(8,)), BYTES_PER_S, seed=0)
-    with pytest.raises(ValueError, match="0 empty hops of no layers"):
+def test_hop_parts_that_cannot_tell_parameters_apart_are_refused_or_named() -> None:
+    with pytest.raises(ValueError, match="6 hops of 12 layers cannot tell a hop from its layers"):
+        fit_between(hop_parts(layers=(12,)), BYTES_PER_S, seed=0)
+    with pytest.raises(ValueError, match="4 hops of B = 8 cannot tell layers from their traffic"):
+        fit_between(hop_parts(batches=(8,)), BYTES_PER_S, seed=0)
+    with pytest.raises(ValueError, match="0 hops of no layers"):
         fit_between([], BYTES_PER_S, seed=0)
     with pytest.raises(ValueError, match="bytes_per_s=0"):
-        fit_between(empty_hops(), 0, seed=0)
-    alike = fit_between(empty_hops(layers=(400, 401)), BYTES_PER_S, seed=0)
+        fit_between(hop_parts(), 0, seed=0)
+    alike = fit_between(hop_parts(layers=(400, 401)), BYTES_PER_S, seed=0)
     assert any("once_s" in w and "few and of many layers" in w for w in alike.warnings)
     crooked = [
-        EmptyHop(h.layers, h.batch_size, h.row_bytes, h.time_s * (4 if i % 2 else 1), 0.0)
-        for i, h in enumerate(empty_hops())
+        HopBetween(h.layers, h.batch_size, h.row_bytes, h.time_s * (4 if i % 2 else 1), 0.0)
+        for i, h in enumerate(hop_parts())
     ]
     assert any("too simple" in w for w in fit_between(crooked, BYTES_PER_S, seed=0).warnings)
 

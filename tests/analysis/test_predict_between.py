@@ -1,4 +1,4 @@
-"""The time between linears from hops without linears: from a record over a fit to a predicted hop."""
+"""The time between linears from hops less their linears: from a record over a fit to a predicted hop."""
 
 import json
 from dataclasses import replace
@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fit_world import LAYER_S, ONCE_S, READ_BYTES_PER_S, TRAFFIC, empty_hops, energy_run, sweep
+from fit_world import LAYER_S, ONCE_S, READ_BYTES_PER_S, TRAFFIC, energy_run, hop_parts, sweep
 from prediction_world import A100, BYTES_PER_S, H200, HOST, MODEL, TRUTH, fits, fitted
 
 from analysis.fit import fit_all
-from analysis.fit_between import BETWEEN_PARAMETERS, EmptyHop
+from analysis.fit_between import BETWEEN_PARAMETERS, HopBetween
 from analysis.fit_file import read_fits, write_fits
 from analysis.fit_input import take
 from analysis.model_shape import HopEngine, ModelShape
@@ -32,7 +32,7 @@ SETTING = HopSetting(HopEngine.FUSED, CONTEXT)
 
 
 def measured(**changed: Any) -> Machine:
-    between = {"fused": fitted(BETWEEN_PARAMETERS, (ONCE_S, LAYER_S, TRAFFIC), 0.05, 40)}
+    between = {"bf16": fitted(BETWEEN_PARAMETERS, (ONCE_S, LAYER_S, TRAFFIC), 0.05, 40)}
     return from_fits(fits(between=between, **changed), H200)
 
 
@@ -58,16 +58,45 @@ def test_a_hop_takes_what_was_measured_instead_of_counts() -> None:
     )
 
 
+def test_a_kernel_takes_its_own_then_that_of_its_scheme_then_the_baseline_s() -> None:
+    given = {
+        name: fitted(BETWEEN_PARAMETERS, (once_s, LAYER_S, TRAFFIC), 0.05, 40)
+        for name, once_s in (("bf16", 1e-6), ("fused_int8", 2e-6), ("fused_nf4", 3e-6), ("unfused_nf4", 4e-6))
+    }
+    machine = from_fits(fits(between=given), H200)
+    once_s = {}
+    for name in ("bf16", "fused_nf4", "fused_fp4", "unfused_int8", "native_fp8", "bnb_nf4"):
+        own = machine.between_of(name)
+        assert own is not None
+        once_s[name] = own.named(0)["once_s"]
+    assert once_s == pytest.approx(
+        {
+            "bf16": 1e-6,
+            "fused_nf4": 3e-6,
+            "fused_fp4": 2e-6,
+            "unfused_int8": 4e-6,
+            "native_fp8": 1e-6,
+            "bnb_nf4": 1e-6,
+        }
+    )
+    hops = {k: float(hop_time_of(machine, MODEL, k, SETTING, 0).at(1)) for k in ("bf16", "fused_nf4")}
+    linears = {k: float(linears_time(machine, MODEL, k, HopEngine.FUSED, 0).at(1)) for k in hops}
+    assert (hops["fused_nf4"] - linears["fused_nf4"]) - (hops["bf16"] - linears["bf16"]) == pytest.approx(
+        2e-6
+    )
+    assert from_fits(fits(), H200).between_of("bf16") is None
+
+
 def test_draws_spread_with_those_of_the_fit() -> None:
     tight = fitted(BETWEEN_PARAMETERS, (ONCE_S, LAYER_S, TRAFFIC), 0.0, 40)
     request = Request((MODEL,), ("fused_nf4",), (1,), SETTING, n_draws=40)
     memories = {(MODEL.key, name): Memory(10, 0, 1, 0, 0, 1e9) for name in request.all_kernels}
     widths = []
-    for machine in (from_fits(fits(between={"fused": tight}), H200), measured()):
+    for machine in (from_fits(fits(between={"bf16": tight}), H200), measured()):
         low, high = predict(machine, request, memories).cells[1].hop_s_ci95
         widths.append(high - low)
     assert widths[1] > 1.05 * widths[0]
-    few = {"fused": fitted(BETWEEN_PARAMETERS, (ONCE_S, LAYER_S, TRAFFIC), 0.0, 5)}
+    few = {"bf16": fitted(BETWEEN_PARAMETERS, (ONCE_S, LAYER_S, TRAFFIC), 0.0, 5)}
     with pytest.raises(ValueError, match="hold 5 draws"):
         from_fits(fits(between=few), H200)
 
@@ -111,7 +140,7 @@ def test_a_calibration_overrides_the_measurement() -> None:
 
 def test_another_gpu_keeps_the_parameters_and_gets_its_own_bandwidth() -> None:
     there = transferred(
-        fits(between={"fused": fitted(BETWEEN_PARAMETERS, (ONCE_S, LAYER_S, TRAFFIC), 0.05, 40)}), H200, A100
+        fits(between={"bf16": fitted(BETWEEN_PARAMETERS, (ONCE_S, LAYER_S, TRAFFIC), 0.05, 40)}), H200, A100
     )
     linears = float(linears_time(there, MODEL, "bf16", HopEngine.FUSED, 0).at(64))
     found = float(hop_time_of(there, MODEL, "bf16", SETTING, 0).at(64))
@@ -121,15 +150,15 @@ def test_another_gpu_keeps_the_parameters_and_gets_its_own_bandwidth() -> None:
 
 def recorded(**changed: Any) -> dict[str, Any]:
     """Derived figures of a sweep for a fit."""
-    return {**sweep().derived, "empty_hops": empty_hops(), **changed}
+    return {**sweep().derived, "hop_parts": hop_parts(), **changed}
 
 
 def test_from_a_record_to_a_hop(tmp_path: Path) -> None:
     found = take([sweep(derived=recorded()), energy_run()])
-    first = found.empty_hops["fused"][0]
-    assert first == EmptyHop(4, 1, 8_906_000, first.time_s, pytest.approx(0.02 * 1.2533 / 3.2897 / 40**0.5))
+    first = found.between["bf16"][0]
+    assert first == HopBetween(4, 1, 8_906_000, first.time_s, pytest.approx(0.02 * 1.2533 / 3.2897 / 40**0.5))
     made = fit_all(found, n_draws=40)
-    points = {name: p.point for name, p in made.between["fused"].parameters.items()}
+    points = {name: p.point for name, p in made.between["bf16"].parameters.items()}
     assert points == pytest.approx({"once_s": ONCE_S, "layer_s": LAYER_S, "traffic": TRAFFIC}, rel=1e-4)
     back = read_fits(write_fits(tmp_path, made))
     assert back.between == made.between
@@ -137,7 +166,7 @@ def test_from_a_record_to_a_hop(tmp_path: Path) -> None:
     linears = float(linears_time(machine, MODEL, "bf16", HopEngine.FUSED, 0).at(8))
     time = float(hop_time_of(machine, MODEL, "bf16", SETTING, 0).at(8))
     assert time - linears == pytest.approx(between_s(MODEL, 8, READ_BYTES_PER_S), rel=1e-4)
-    assert np.all(machine.between["fused"].rows > 0) and machine.draws == 40
+    assert np.all(machine.between["bf16"].rows > 0) and machine.draws == 40
 
 
 def test_fits_without_the_section_are_read(tmp_path: Path) -> None:
@@ -154,8 +183,8 @@ def test_what_cannot_be_fitted_is_said() -> None:
         assert made.between == {}
         return "\n".join(made.warnings)
 
-    assert "(the time between linears) are not identified: no run holds empty hops" in warned(empty_hops=[])
-    assert "between linears is not fitted: 3 empty hops of 4 layers" in warned(empty_hops=empty_hops()[:3])
+    assert "(the time between linears) are not identified: no run holds parts of hops" in warned(hop_parts=[])
+    assert "between linears of bf16 is not fitted: 3 hops of 4 layers" in warned(hop_parts=hop_parts()[:3])
     assert "no run measured a read bandwidth" in warned(read_bandwidth=None)
 
 

@@ -16,8 +16,9 @@ from analysis.fit import fit_all
 from analysis.fit_host import LaunchChain, fit_host
 from analysis.fit_input import energy_rows, read_runs
 from benchmarks import for_fit, kernel_sweep, plan
-from benchmarks.empty_hops import hop_sizes
 from benchmarks.for_fit import ForFit, fit_plan, measure_for_fit
+from benchmarks.hop_parts import KERNELS as HOP_KERNELS
+from benchmarks.hop_parts import hop_sizes
 from benchmarks.machine import Target
 from benchmarks.plan import SweepRequest, make_plan
 from profiler.energy import EnergyReading, FakeMeter, HliMeter
@@ -85,7 +86,7 @@ def test_the_record_holds_what_a_fit_needs(
 def test_without_a_counter_no_joules_are_made_up(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep = make_plan(SweepRequest(for_fit=True), "cpu")
     found = measure_for_fit(fit_plan(sweep, CPU), CPU, meter=HliMeter(100.0, reason="no counter"))
-    assert found.energy == [] and len(found.launch_chains) == 6 and found.empty_hops == []
+    assert found.energy == [] and len(found.launch_chains) == 6 and found.hop_parts == []
     assert found.warnings == [
         "no energy is measured here, so a fit identifies no joules: no counter (source hli)"
     ]
@@ -117,15 +118,10 @@ def test_on_a_gpu_the_plan_covers_what_tells_parameters_apart_in_time() -> None:
     assert sweep.ms == (1, 8, 16, 32, 64, 128, 256) and sweep.repeats == 12
     assert {variant.name for variant in sweep.variants} == KERNELS | {"gemv_bf16"}
     found = fit_plan(sweep, GPU)
-    assert found.empty_hops == hop_sizes() and fit_plan(sweep, CPU).empty_hops == ()
-    assert found.in_turn is not None and fit_plan(sweep, CPU).in_turn is None
-    assert [str(shape) for shape in found.in_turn.shapes] == ["1024x3072", "4096x4096", "28672x4096"]
-    assert found.in_turn.ms == (1, 8, 32, 128)
-    assert {variant.name for variant in found.in_turn.variants} == {
-        name for name in KERNELS | {"gemv_bf16"} if not name.startswith("null_")
-    }
+    assert found.hops == hop_sizes() and fit_plan(sweep, CPU).hops == ()
+    assert set(HOP_KERNELS) < KERNELS
     windows = found.steps - found.steps_before_energy
-    assert found.steps_before_energy == len(found.eager) + len(found.graphs) + len(found.empty_hops) + 3
+    assert found.steps_before_energy == len(found.eager) + len(found.graphs) + 12 * 8
     assert windows == 19 and windows * (found.window_s + found.lead_in_s) < 150
     assert len(set(found.graphs)) > 1 and {syncs for _, syncs in found.eager} == {1, 16, 64}
     assert max(p.ms[0] for p in found.energy) == 1024
@@ -162,19 +158,20 @@ def test_graphs_of_launches_show_g_and_d() -> None:
         fit_host([LaunchChain(1, 1, 1e-6, 0.0, "compile")], seed=0)
 
 
-def test_empty_hops_follow_the_launches_and_a_machine_without_the_engine_is_named(
+def test_hops_follow_the_launches_and_a_machine_without_the_engine_is_named(
     small: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = hop_sizes()[:2]
     sweep = make_plan(SweepRequest(for_fit=True), "cpu")
-    found_plan = dataclasses.replace(fit_plan(sweep, CPU), eager=((64, 1),), empty_hops=sizes, repeats=3)
+    found_plan = dataclasses.replace(fit_plan(sweep, CPU), eager=((64, 1),), hops=sizes, repeats=3)
     told: list[tuple[float, str]] = []
 
     def measured(plan: object, target: object, repeats: int, on_size: Any) -> Iterator[dict[str, JsonValue]]:
-        assert (plan, target, repeats) == (sizes, CPU, 3)
+        assert (plan, target) == (sizes, CPU) and repeats >= 10
         for size in sizes:
-            on_size(size)
+            on_size(size, "fused_nf4")
             yield {"batch_size": size.batch_size}
+        raise KeyboardInterrupt
 
     def run_plan() -> ForFit:
         told.clear()
@@ -182,45 +179,17 @@ def test_empty_hops_follow_the_launches_and_a_machine_without_the_engine_is_name
             found_plan, CPU, meter=HliMeter(1.0, reason="r"), on_progress=lambda *t: told.append(t)
         )
 
-    monkeypatch.setattr(for_fit, "measure_empty_hops", measured)
-    assert run_plan().empty_hops == [{"batch_size": 1}, {"batch_size": 8}]
-    assert told[1:] == [(1, "4 layers without linears, B = 1"), (2, "4 layers without linears, B = 8")]
-    assert found_plan.steps == fit_plan(sweep, CPU).steps - 6 + 3
-    monkeypatch.setattr(for_fit, "why_no_empty_hops", lambda device: "triton is not installed")
+    monkeypatch.setattr(for_fit, "measure_hop_parts", measured)
+    monkeypatch.setattr(for_fit, "why_no_hops", lambda device: "")
+    found = run_plan()
+    assert found.interrupted and found.hop_parts == [{"batch_size": 1}, {"batch_size": 8}]
+    assert told[1:] == [(1, "4 layers of fused_nf4, B = 1"), (2, "4 layers of fused_nf4, B = 8")]
+    assert found_plan.steps == fit_plan(sweep, CPU).steps - 5 + 2 * len(HOP_KERNELS)
+    monkeypatch.setattr(for_fit, "why_no_hops", lambda device: "triton is not installed")
     without = run_plan()
-    assert without.empty_hops == [] and without.warnings[0].endswith(
+    assert without.hop_parts == [] and without.warnings[0].endswith(
         "its time between linears is not identified: triton is not installed"
     )
-
-
-def test_calls_in_turn_follow_and_an_interruption_keeps_them(
-    small: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sweep = make_plan(SweepRequest(for_fit=True), "cpu")
-    in_turn = dataclasses.replace(sweep, ms=(1,))
-    found_plan = dataclasses.replace(fit_plan(sweep, CPU), eager=((64, 1),), in_turn=in_turn)
-    told: list[tuple[float, str]] = []
-
-    def measured(plan: object, target: object, repeats: int, on_shape: Any) -> Iterator[dict[str, JsonValue]]:
-        assert (plan, target) == (in_turn, CPU) and repeats >= 10
-        for shape in sweep.shapes[:2]:
-            on_shape(shape)
-            yield {"n": shape.n}
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(for_fit, "measure_calls_in_turn", measured)
-    meter = HliMeter(1.0, reason="r")
-
-    def run_plan() -> ForFit:
-        return measure_for_fit(found_plan, CPU, meter=meter, on_progress=lambda *t: told.append(t))
-
-    monkeypatch.setattr(for_fit, "why_no_turns", lambda device: "")
-    found = run_plan()
-    assert found.interrupted and [row["n"] for row in found.calls_in_turn] == [64, 192]
-    assert told[1:] == [(1, "calls between norms, 64x64"), (2, "calls between norms, 192x64")]
-    monkeypatch.setattr(for_fit, "why_no_turns", lambda device: "triton is not installed")
-    without = run_plan()
-    assert without.calls_in_turn == [] and without.warnings[0].endswith("too short: triton is not installed")
 
 
 @pytest.mark.gpu

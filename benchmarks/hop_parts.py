@@ -1,0 +1,314 @@
+"""What lies between the linears of a hop, by kernel: a hop of the fused engine less its linears alone.
+
+    between = (hop of few layers) - (graph of the same linears in the same order)
+
+The engine is the real one, with random weights, and so are its graph, kernels, cache and state; its weights stream
+through the L2 as a model's do. The difference therefore holds what a hop without linears would hide: code, descriptors,
+keys and values that come from memory, and what a linear and the kernel beside it take from each other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from pydantic import JsonValue
+from torch import Tensor
+
+from analysis.model_shape import ModelShape
+from benchmarks.machine import Target
+from kernels.ranges import NO_RANGES
+from kernels.registry import Kernel, get_kernel
+from profiler.timing import TimedGraph, percentile
+from reasoning.engine.architecture import Architecture
+from reasoning.engine.decoder import Decoder, DecoderLayer
+from reasoning.engine.layer_math import LayerMath
+from reasoning.engine.linear import EngineLinear, LinearWeights
+from reasoning.engine.session import Session, StepMode, layer_math
+from reasoning.model_table import get_model_spec
+
+# A small and a large hidden width, with and without norms of heads, with a large and a small vocabulary.
+_MODELS = ("qwen3-0.6b", "mistral-7b")
+_LAYERS = (4, 12)
+_BATCHES = (1, 8, 64)
+_CACHED_TOKENS = 512
+# One of each kind: what is not measured takes the mean over all.
+KERNELS = (
+    "bf16",
+    "fused_nf4",
+    "fused_fp4",
+    "fused_int8",
+    "fused_fp8",
+    "unfused_nf4",
+    "unfused_int8",
+    "native_fp8",
+)
+"""Kernels whose hops are measured."""
+# A sample is long against the events around it.
+_SAMPLE_US = 1e3
+_DTYPE = torch.bfloat16
+_ENGINE = StepMode.FUSED
+
+
+@dataclass(frozen=True)
+class HopSize:
+    """Sizes of a hop.
+
+    Attributes:
+        layers: decoder layers.
+        hidden: width of the residual stream.
+        intermediate: width inside the feed-forward block.
+        heads: query heads.
+        kv_heads: key and value heads.
+        head_dim: width of a head.
+        vocabulary: width of the logits.
+        has_head_norm: whether queries and keys are normalized.
+        batch_size: sequences.
+        cached_tokens: columns of the cache that every sequence reads.
+    """
+
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    has_head_norm: bool
+    batch_size: int
+    cached_tokens: int
+
+    @property
+    def row_bytes(self) -> int:
+        """What a row reads and writes between the linears, by the formula of predictions."""
+        shape = ModelShape(
+            key="",
+            layers=self.layers,
+            hidden=self.hidden,
+            intermediate=self.intermediate,
+            kv_heads=self.kv_heads,
+            head_dim=self.head_dim,
+            vocabulary=self.vocabulary,
+            merged=(),
+            separate=(),
+        )
+        return shape.row_bytes(self.cached_tokens)
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of all keys and values of the batch."""
+        values = self.layers * self.batch_size * self.kv_heads * self.cached_tokens * self.head_dim
+        return 2 * values * _DTYPE.itemsize
+
+
+def hop_sizes() -> tuple[HopSize, ...]:
+    """Sizes that tell apart what a hop, a layer and a byte take: widths of models of the table with few layers."""
+    specs = [get_model_spec(key) for key in _MODELS]
+    return tuple(
+        HopSize(
+            layers=layers,
+            hidden=spec.hidden_size,
+            intermediate=spec.intermediate_size,
+            heads=spec.num_attention_heads,
+            kv_heads=spec.num_key_value_heads,
+            head_dim=spec.head_dim,
+            vocabulary=spec.vocab_size,
+            has_head_norm=spec.model_type == "qwen3",
+            batch_size=batch,
+            cached_tokens=_CACHED_TOKENS,
+        )
+        for spec in specs
+        for layers in _LAYERS
+        for batch in _BATCHES
+    )
+
+
+def why_no_hops(device: torch.device) -> str:
+    """Say why the fused engine does not run on a device, in a clause; empty where it does."""
+    return get_kernel("fused_nf4").implementations["triton"].why_not(device)
+
+
+class HopParts:
+    """A session of the fused engine at the end of its cache, and its linears alone.
+
+    Args:
+        decoder: layers with weights of the kernel.
+        kernel: runs the linears.
+        size: sizes of the hop.
+        math: functions of the fused engine, to share what has been compiled.
+    """
+
+    def __init__(self, decoder: Decoder, kernel: Kernel, size: HopSize, math: LayerMath) -> None:
+        self.session = Session(decoder, kernel, size.batch_size, size.cached_tokens, mode=_ENGINE, math=math)
+        self.most_rounds = self.session.state.capacity
+        """Hops after which the session must be rewound."""
+        self._decoder, self._kernel, self._math = decoder, kernel, math
+        self._x = {
+            linear.shape[1]: torch.randn(
+                size.batch_size, linear.shape[1], device=decoder.device, dtype=_DTYPE
+            )
+            for linear in decoder.linears
+        }
+        for cached in (*self.session.cache.keys, *self.session.cache.values):
+            cached.normal_()
+        # Sequences that end with their first hop: they compute on, and stay where the cache is as long as wanted.
+        lengths, limits = ([count] * size.batch_size for count in (size.cached_tokens, 1))
+        self.session.state.reset(lengths, limits, (), 0, None)
+
+    def rewind(self) -> None:
+        """Let the session choose its tokens from the first on."""
+        self.session.state.position.zero_()
+
+    def queue(self, hops: int) -> None:
+        """Queue some hops."""
+        for _ in range(hops):
+            self.session.queue_hop()
+
+    def multiply(self) -> None:
+        """Run the linears in the order of a hop, and nothing else."""
+        for linear in self._decoder.linears:
+            linear(self._x[linear.shape[1]], self._kernel, NO_RANGES, self._math.native_linear)
+
+
+def measure_hop_parts(
+    sizes: Sequence[HopSize],
+    target: Target,
+    repeats: int,
+    kernels: Sequence[str] = KERNELS,
+    on_size: Callable[[HopSize, str], object] = lambda size, kernel: None,
+) -> Iterator[dict[str, JsonValue]]:
+    """Time hops and their linears on the device, in turn.
+
+    Args:
+        sizes: of the hops; those of one width beside each other share their weights.
+        target: a GPU.
+        repeats: samples of each.
+        kernels: by name.
+        on_size: told each size and kernel ahead of its measurement.
+
+    Yields:
+        Kernel, sizes, bytes of a row, medians of the hop and of its linears and quantiles of their difference in us,
+        and the number of samples.
+
+    Raises:
+        ValueError: the device is no GPU with Triton kernels.
+    """
+    if not target.is_cuda:
+        raise ValueError(f"hops are timed on cuda, the device is {target.device}")
+    math_ = layer_math(_ENGINE, target.device)
+    for width in dict.fromkeys(_width(size) for size in sizes):
+        own = [size for size in sizes if _width(size) == width]
+        decoder = random_decoder(max(own, key=lambda size: size.layers), target.device)
+        for name in kernels:
+            kernel = get_kernel(name)
+            for layer in decoder.layers:
+                for linear in layer.linears:
+                    linear.add_format(kernel)
+            for size in own:
+                on_size(size, name)
+                parts = HopParts(first_layers(decoder, size.layers), kernel, size, math_)
+                yield {"kernel": name, **_measured(size, parts, repeats)}
+                del parts
+                torch.cuda.empty_cache()
+        del decoder
+
+
+def _width(size: HopSize) -> HopSize:
+    return replace(size, layers=0, batch_size=0)
+
+
+def _measured(size: HopSize, parts: HopParts, repeats: int) -> dict[str, JsonValue]:
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+
+    def hop_us(hops: int) -> float:
+        parts.rewind()
+        parts.queue(1)  # the timed hops are queued while the device is busy
+        start.record()
+        parts.queue(hops)
+        end.record()
+        end.synchronize()
+        return 1e3 * float(start.elapsed_time(end)) / hops
+
+    parts.multiply()
+    linears = TimedGraph(1, lambda index: parts.multiply())
+    hops = max(1, min(parts.most_rounds - 1, math.ceil(_SAMPLE_US / hop_us(1))))
+    taken = [(hop_us(hops), 1e6 * linears.call_s()) for _ in range(repeats)]
+    between_us = [hop - alone for hop, alone in taken]
+    return {
+        "engine": _ENGINE.value,
+        "layers": size.layers,
+        "hidden": size.hidden,
+        "intermediate": size.intermediate,
+        "heads": size.heads,
+        "kv_heads": size.kv_heads,
+        "head_dim": size.head_dim,
+        "vocabulary": size.vocabulary,
+        "batch_size": size.batch_size,
+        "cached_tokens": size.cached_tokens,
+        "row_bytes": size.row_bytes,
+        "hop_us_p50": percentile([hop for hop, _ in taken], 50),
+        "linears_us_p50": percentile([alone for _, alone in taken], 50),
+        "time_us_p50": percentile(between_us, 50),
+        "time_us_p05": percentile(between_us, 5),
+        "time_us_p95": percentile(between_us, 95),
+        "timings": repeats,
+    }
+
+
+def first_layers(decoder: Decoder, layers: int) -> Decoder:
+    """Return a decoder of the first layers, which shares their weights."""
+    return replace(
+        decoder,
+        architecture=replace(decoder.architecture, layers=layers),
+        layers=decoder.layers[:layers],
+    )
+
+
+def random_decoder(size: HopSize, device: torch.device) -> Decoder:
+    """Return a decoder whose linears have random native weights; its embedding takes the memory of one row."""
+
+    def ones(*shape: int) -> Tensor:
+        return torch.ones(shape, device=device, dtype=_DTYPE)
+
+    def linear(name: str, n: int, k: int, *, is_kept: bool = False) -> EngineLinear:
+        weight = torch.randn(n, k, device=device, dtype=_DTYPE) / math.sqrt(k)
+        return EngineLinear([LinearWeights(name, weight, is_kept=is_kept)])
+
+    queries = size.heads * size.head_dim
+    heads = size.heads + size.kv_heads
+    layers = tuple(
+        DecoderLayer(
+            attention_norm=ones(size.hidden),
+            qkv=linear("qkv", (heads + size.kv_heads) * size.head_dim, size.hidden),
+            head_norm=ones(heads, size.head_dim) if size.has_head_norm else None,
+            o=linear("o", size.hidden, queries),
+            mlp_norm=ones(size.hidden),
+            gate_up=linear("gate_up", 2 * size.intermediate, size.hidden),
+            down=linear("down", size.hidden, size.intermediate),
+        )
+        for _ in range(size.layers)
+    )
+    architecture = Architecture(
+        layers=size.layers,
+        hidden=size.hidden,
+        heads=size.heads,
+        kv_heads=size.kv_heads,
+        head_dim=size.head_dim,
+        vocabulary=size.vocabulary,
+        norm_epsilon=1e-6,
+        has_qk_norm=size.has_head_norm,
+        has_tied_head=False,
+        window=None,
+        inverse_frequencies=tuple(1e4 ** (-2 * i / size.head_dim) for i in range(size.head_dim // 2)),
+        rotary_scale=1.0,
+    )
+    embedding = ones(1, size.hidden).expand(size.vocabulary, size.hidden)
+    return Decoder(
+        architecture,
+        embedding,
+        layers,
+        ones(size.hidden),
+        linear("head", size.vocabulary, size.hidden, is_kept=True),
+    )
