@@ -32,7 +32,7 @@ from reasoning.model_table import get_model_spec
 # A small and a large hidden width, with and without norms of heads, with a large and a small vocabulary.
 _MODELS = ("qwen3-0.6b", "mistral-7b")
 _LAYERS = (4, 12)
-_BATCHES = (1, 8, 64)
+_BATCHES = (1, 8, 32, 128)
 _CACHED_TOKENS = 512
 # One of each kind: what is not measured takes the mean over all.
 KERNELS = (

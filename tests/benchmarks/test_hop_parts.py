@@ -113,8 +113,8 @@ def test_sizes_tell_the_parameters_apart_and_their_bytes_are_those_of_prediction
     from profiler.cli_predict_inputs import model_shape
 
     sizes = hop_sizes()
-    assert len(sizes) == len(set(sizes)) == 12
-    assert {(s.layers, s.batch_size) for s in sizes} == {(n, b) for n in (4, 12) for b in (1, 8, 64)}
+    assert len(sizes) == len(set(sizes)) == 16
+    assert {(s.layers, s.batch_size) for s in sizes} == {(n, b) for n in (4, 12) for b in (1, 8, 32, 128)}
     for key, hidden in (("qwen3-0.6b", 1024), ("mistral-7b", 4096)):
         shape = replace(model_shape(key), layers=12)
         own = next(s for s in sizes if s.hidden == hidden and s.layers == 12)
