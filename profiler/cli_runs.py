@@ -89,10 +89,11 @@ def show_command(
 
 @app.command("schema")
 def schema_command() -> None:
-    """Print the JSON Schema of run.json and of the lines of samples.jsonl."""
+    """Print the JSON Schema of run.json and of the lines of samples.jsonl.gz."""
     from profiler.record_samples import SAMPLE
 
-    typer.echo(json.dumps({"run.json": RunRecord.model_json_schema(), "samples.jsonl": SAMPLE.json_schema()}))
+    schemas = {"run.json": RunRecord.model_json_schema(), "samples.jsonl.gz": SAMPLE.json_schema()}
+    typer.echo(json.dumps(schemas))
 
 
 def _entry(path: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Run records: what was run, where, and what came out of it.
 
-A run is a folder ``<dir>/<utc>-<slug>/`` with ``run.json`` (:class:`RunRecord`) and ``samples.jsonl`` (a
-sample a line). Records check themselves: a failed run cannot carry results, and a share outside 0..1 or a
+A run is a folder ``<dir>/<utc>-<slug>/`` with ``run.json`` (:class:`RunRecord`) and ``samples.jsonl.gz``
+(a sample a line). Records check themselves: a failed run cannot carry results, and a share outside 0..1 or a
 negative time cannot be built. This module is the front of ``record_types``, ``record_results``,
 ``record_energy``, ``record_samples``, ``record_schema`` and ``record_io``.
 """

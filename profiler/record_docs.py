@@ -55,7 +55,7 @@ SAMPLE_MODELS: tuple[type[BaseModel], ...] = (
     LoadEnergySample,
     KernelSample,
 )
-"""Models of the lines of ``samples.jsonl``, in the page's order."""
+"""Models of the lines of ``samples.jsonl.gz``, in the page's order."""
 
 _HEAD = f"""\
 # Run records
@@ -69,7 +69,7 @@ Written by `python -m profiler.record_docs > docs/records.md` from the models in
 ```
 runs/<utc>-<slug>/
   run.json         one object, RunRecord below
-  samples.jsonl    one sample a line, in the order of measurement
+  samples.jsonl.gz one sample a line, in the order of measurement
   *.png            pictures of a sweep, drawn from run.json
 ```
 
@@ -79,12 +79,13 @@ once, so a killed process or a full disk leaves at most a hidden folder, which n
 runs stay as they were.
 
 `profiler.record.load_run(folder)` reads a run. It refuses, in one sentence, a record of another schema
-version, an illegal record, and samples whose count or sha256 is not the one in `run.json`. `load_record`
-reads `run.json` alone, `iter_samples` streams the samples, `list_runs` lists the runs of a folder.
+version, an illegal record, and samples whose count or sha256 (of the
+unpacked lines) is not the one in `run.json`. `load_record` reads `run.json` alone, `iter_samples` streams the
+samples, `list_runs` lists the runs of a folder. Samples of older runs, in a plain `samples.jsonl`, are read too.
 
 In `run.json` every field is written, and `null` (`None` in the descriptions) means not measured. In
-`samples.jsonl` fields that are `null` are left out; a sweep's ranges go by `<kernel>.tau_cast` and
-`<kernel>.tau_comp`.
+the lines of `samples.jsonl.gz` fields that are `null` are left out; a sweep's ranges go by
+`<kernel>.tau_cast` and `<kernel>.tau_comp`.
 
 NaN, infinity and unknown fields are refused on writing and on reading. A command line is stored with the
 home folder as `~` and the working folder as `.`; user and host names are not stored.
@@ -145,7 +146,7 @@ _ROLE = re.compile(r":\w+:`([^`]+)`")
 def render() -> str:
     """Render the whole page, Markdown that ends in a line break."""
     parts = [_HEAD, "## `run.json`\n", *map(_section, RECORD_MODELS)]
-    parts += ["## `samples.jsonl`\n", *map(_section, SAMPLE_MODELS)]
+    parts += ["## `samples.jsonl.gz`\n", *map(_section, SAMPLE_MODELS)]
     return "\n".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""The raw samples of a run, one JSON line each in ``samples.jsonl``."""
+"""The raw samples of a run, one JSON line each in ``samples.jsonl.gz``."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ class KernelSample(KernelTagged):
 Sample = (
     HopSample | QuerySample | RangeSample | AgreementSample | EnergySample | LoadEnergySample | KernelSample
 )
-"""Any line of ``samples.jsonl``."""
+"""Any line of ``samples.jsonl.gz``."""
 
 SAMPLE: TypeAdapter[Sample] = TypeAdapter(Annotated[Sample, Field(discriminator="type")])
 """Parses one line."""

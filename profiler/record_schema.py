@@ -70,9 +70,9 @@ class RunRecord(Strict):
     error: str | None = None
     """Why the run failed, in a sentence."""
     samples_count: Count = 0
-    """Lines of ``samples.jsonl``; filled in when the run is written."""
+    """Lines of ``samples.jsonl.gz``; filled in when the run is written."""
     samples_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
-    """Digest of ``samples.jsonl``; filled in when the run is written."""
+    """Digest of the unpacked lines of ``samples.jsonl.gz``; filled in when the run is written."""
 
     @model_validator(mode="after")
     def _check(self) -> RunRecord:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -76,8 +77,10 @@ def test_damaged_and_absent_input_is_one_sentence(tmp_path: Path) -> None:
         kernel="bf16", mode="replay", repeat=0, batch_index=0, hop=0, active=1, tokens=1, hop_s=1.0
     )
     folder = write_run(tmp_path / "runs", given.batch_chain(), [sample])
-    lines = folder / "samples.jsonl"
-    lines.write_text(lines.read_text().replace('"hop_s":1.0', '"hop_s":NaN'))
+    lines = folder / "samples.jsonl.gz"
+    lines.write_bytes(
+        gzip.compress(gzip.decompress(lines.read_bytes()).replace(b'"hop_s":1.0', b'"hop_s":NaN'))
+    )
     newer = tmp_path / "newer.json"
     newer.write_text(json.dumps({"run_id": "x", "schema_version": 99}))
     nan = tmp_path / "nan.json"

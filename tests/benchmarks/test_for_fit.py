@@ -121,7 +121,9 @@ def test_on_a_gpu_the_plan_covers_what_tells_parameters_apart_in_time() -> None:
     assert found.hops == hop_sizes() and fit_plan(sweep, CPU).hops == ()
     assert set(HOP_KERNELS) < KERNELS
     windows = found.steps - found.steps_before_energy
-    assert found.steps_before_energy == len(found.eager) + len(found.graphs) + len(hop_sizes()) * len(HOP_KERNELS)
+    assert found.steps_before_energy == len(found.eager) + len(found.graphs) + len(hop_sizes()) * len(
+        HOP_KERNELS
+    )
     assert windows == 19 and windows * (found.window_s + found.lead_in_s) < 150
     assert len(set(found.graphs)) > 1 and {syncs for _, syncs in found.eager} == {1, 16, 64}
     assert max(p.ms[0] for p in found.energy) == 1024

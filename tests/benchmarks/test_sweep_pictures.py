@@ -141,7 +141,7 @@ def test_a_sweep_leaves_both_pictures_in_its_folder(tmp_path: Path, monkeypatch:
     folder = Path(json.loads(result.stdout)["run"])
     assert {file.name for file in folder.iterdir()} == {
         "run.json",
-        "samples.jsonl",
+        "samples.jsonl.gz",
         "roofline.png",
         "speedup.png",
     }

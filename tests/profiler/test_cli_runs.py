@@ -48,7 +48,7 @@ def test_a_run_is_shown_with_its_samples_checked():
 def test_the_schema_describes_records_and_samples():
     schema = json.loads(invoke("schema").stdout)
     assert schema["run.json"]["properties"]["schema_version"]["const"] == 1
-    assert "kernel" in json.dumps(schema["samples.jsonl"])
+    assert "kernel" in json.dumps(schema["samples.jsonl.gz"])
 
 
 @pytest.mark.parametrize("command", ["list", "show"])

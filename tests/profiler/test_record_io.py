@@ -1,4 +1,5 @@
 import errno
+import gzip
 import hashlib
 import json
 import os
@@ -34,13 +35,30 @@ def tree(folder: Path) -> dict[str, bytes]:
 def test_round_trip(tmp_path: Path, make_record, samples) -> None:
     path = write_run(tmp_path / "runs", make_record(), iter(samples))
     assert path == tmp_path / "runs" / "20260131T120005Z-chain-tiny"
-    assert sorted(p.name for p in path.iterdir()) == ["run.json", "samples.jsonl"]
+    assert sorted(p.name for p in path.iterdir()) == ["run.json", "samples.jsonl.gz"]
     record, loaded = load_run(path)
     assert loaded == samples
     assert record.samples_count == len(samples)
-    assert record.samples_sha256 == hashlib.sha256((path / "samples.jsonl").read_bytes()).hexdigest()
+    unpacked = gzip.decompress((path / "samples.jsonl.gz").read_bytes())
+    assert record.samples_sha256 == hashlib.sha256(unpacked).hexdigest()
     assert load_run(path / "run.json")[0] == record
     assert record.model_copy(update={"samples_count": 0, "samples_sha256": None}) == make_record()
+
+
+def test_the_same_samples_give_the_same_bytes(tmp_path: Path, make_record, samples) -> None:
+    packed = [
+        (write_run(tmp_path / name, make_record(), samples) / "samples.jsonl.gz").read_bytes()
+        for name in "ab"
+    ]
+    assert packed[0] == packed[1]
+
+
+def test_samples_of_older_runs_are_plain(tmp_path: Path, make_record, samples) -> None:
+    path = write_run(tmp_path, make_record(), samples)
+    packed = path / "samples.jsonl.gz"
+    (path / "samples.jsonl").write_bytes(gzip.decompress(packed.read_bytes()))
+    packed.unlink()
+    assert load_run(path)[1] == samples
 
 
 def test_a_run_without_samples(tmp_path: Path, make_record) -> None:
@@ -139,16 +157,17 @@ def test_a_disk_that_refuses_changes_nothing(
 
 def test_a_real_limit_on_file_size(tmp_path: Path) -> None:
     code = (
-        "import resource, sys, signal\n"
+        "import os, resource, sys, signal\n"
         "from datetime import datetime, timezone\n"
         "from profiler.record import *\n"
         "now = datetime.now(timezone.utc)\n"
         "env = Environment(captured_utc=now, platform='x', cpu_model='x', cpu_threads=1, compute_threads=1)\n"
         "record = RunRecord(run_id=new_run_id('x', now), kind='chain', status='failed', error='e',"
         " created_utc=now, command=[], environment=env, arguments={})\n"
-        "query = QuerySample(kernel='x', problem_id='1', hops=1, text='y' * 4000)\n"
+        "texts = [os.urandom(2000).hex() for _ in range(100)]  # nothing to pack\n"
+        "queries = [QuerySample(kernel='x', problem_id='1', hops=1, text=text) for text in texts]\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))\n"
-        "try: write_run(sys.argv[1], record, [query] * 100)\n"
+        "try: write_run(sys.argv[1], record, queries)\n"
         "except RecordError as error: print(error)\n"
     )
     done = subprocess.run(
@@ -219,7 +238,9 @@ def test_every_damage_is_one_sentence(tmp_path: Path, make_record, samples) -> N
 
     path = write_run(tmp_path, make_record(), samples)
     whole = tree(path)
-    lines = whole["samples.jsonl"].splitlines(keepends=True)
+    packed = path / "samples.jsonl.gz"
+    plain = gzip.decompress(whole[packed.name])
+    lines = plain.splitlines(keepends=True)
 
     sentences = {
         0: "schema_version=0 is older than 1",
@@ -240,16 +261,22 @@ def test_every_damage_is_one_sentence(tmp_path: Path, make_record, samples) -> N
     refused("run.json is not JSON")
     (path / "run.json").write_bytes(whole["run.json"])
 
-    (path / "samples.jsonl").write_bytes(b"".join(lines[:-1]))
+    packed.write_bytes(gzip.compress(b"".join(lines[:-1])))
     refused(r"has 5 samples, the record counts 6")
-    (path / "samples.jsonl").write_bytes(whole["samples.jsonl"][:-9])
+    packed.write_bytes(gzip.compress(plain[:-9]))
     refused("line 6 is not a sample")
-    (path / "samples.jsonl").write_bytes(whole["samples.jsonl"].replace(b"0.25", b"0.26"))
+    packed.write_bytes(gzip.compress(plain.replace(b"0.25", b"0.26")))
     refused("was changed: its sha256 is")
-    (path / "samples.jsonl").write_bytes(whole["samples.jsonl"].replace(b'"hop"', b'"hip"', 1))
+    packed.write_bytes(gzip.compress(plain.replace(b'"hop"', b'"hip"', 1)))
     refused("line 1 is not a sample")
-    (path / "samples.jsonl").unlink()
-    refused("samples.jsonl cannot be read: No such file")
+    packed.write_bytes(whole[packed.name][:-9])
+    refused("samples.jsonl.gz is damaged after line [0-6]: ")
+    packed.write_bytes(whole[packed.name][:30] + b"\xff" * 60)
+    refused("samples.jsonl.gz (is damaged after|line) ")
+    packed.write_bytes(plain)
+    refused("samples.jsonl.gz cannot be read: Not a gzipped file")
+    packed.unlink()
+    refused("samples.jsonl.gz cannot be read: No such file")
     (path / "run.json").unlink()
     refused("is not a run: run.json cannot be read")
 
