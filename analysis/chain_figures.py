@@ -31,6 +31,7 @@ from profiler.record import (
     AgreementSample,
     EnergySample,
     HopSample,
+    LinearsSample,
     Proportion,
     QuerySample,
     RangeSample,
@@ -76,6 +77,7 @@ class BatchFigures:
         self._hops: dict[tuple[str, str], Places] = defaultdict(dict)
         self._waterfalls: dict[str, ChainWaterfall | None] = {}
         self._ranges: dict[str, list[RangeSample]] = defaultdict(list)
+        self._alone: dict[str, list[LinearsSample]] = defaultdict(list)
         self._queries: dict[str, list[QuerySample]] = defaultdict(list)
         self._agreement: dict[str, list[AgreementSample]] = defaultdict(list)
         self._energy: dict[str, list[EnergySample]] = defaultdict(list)
@@ -85,6 +87,8 @@ class BatchFigures:
                 self._hops[sample.kernel, sample.mode][place] = sample.hop_s
             elif isinstance(sample, RangeSample):
                 self._ranges[sample.kernel].append(sample)
+            elif isinstance(sample, LinearsSample):
+                self._alone[sample.kernel].append(sample)
             elif isinstance(sample, QuerySample):
                 self._queries[sample.kernel].append(sample)
             elif isinstance(sample, AgreementSample):
@@ -170,6 +174,9 @@ class BatchFigures:
         return fields
 
     def _linear_s(self, kernel: str) -> Places:
+        """Times of all linear layers: alone, where they were timed so, else by ranges."""
+        if self._alone:
+            return {(s.repeat, s.batch_index, 0): s.linear_s for s in self._alone.get(kernel, [])}
         return {(s.repeat, s.batch_index, s.hop): s.linear_s for s in self._ranges.get(kernel, [])}
 
     def _ratio_to_baseline(self, kernel: str) -> Interval | None:
@@ -194,6 +201,7 @@ class BatchFigures:
             self._waterfalls[kernel] = chain_waterfall(
                 [self._hops[name, "replay"] for name in names],
                 [self._ranges.get(name, []) for name in names],
+                alone=[self._alone.get(name, []) for name in names],
                 has_host=self._host_paced,
                 seed=self._seed,
             )

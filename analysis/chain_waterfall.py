@@ -4,20 +4,23 @@
 
 Reference, null and variant are whole hops that ran the same tokens. What null and reference differ by outside the
 linear layers (``other``) and in waiting for the host (``host``) is taken out of the saving. The linear layers' own
-times, measured in another pass, say whether the parts hold: they must explain the variant's hop within ``TOLERANCE``.
+times, measured apart, say whether the parts hold: they must explain the variant's hop within ``TOLERANCE``. Of captured
+hops these are times of the linears alone in a graph of their own, and all else of the hop is ``other``; of hops that
+were not captured, times by ranges, in a pass that shows what lies between the ranges as well.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from analysis.stats import Interval
 from analysis.verdict import Waterfall
-from profiler.record import RangeSample
+from profiler.record import LinearsSample, RangeSample
 
 Places = dict[tuple[int, int, int], float]
 """Seconds by (repeat, batch, hop)."""
@@ -39,8 +42,8 @@ class ChainWaterfall:
         parts: the times, s.
         intervals: 95 % bootstrap intervals by part, s; empty with fewer than two hops.
         hops: replayed hops that all three kernels share.
-        gap_share: (reference + changes of linear layers, other and host) / variant - 1; None where the linear layers
-            were not timed with their hops.
+        gap_share: (reference + change of the linear layers) / variant - 1, and with the changes of other and host
+            where ranges show those; None where the linear layers were not timed.
     """
 
     parts: Waterfall
@@ -65,13 +68,19 @@ class ChainWaterfall:
 
 
 def chain_waterfall(
-    hops: Sequence[Places], ranges: Sequence[Sequence[RangeSample]], *, has_host: bool, seed: int
+    hops: Sequence[Places],
+    ranges: Sequence[Sequence[RangeSample]],
+    *,
+    alone: Sequence[Sequence[LinearsSample]] = ((), (), ()),
+    has_host: bool,
+    seed: int,
 ) -> ChainWaterfall | None:
     """Build the waterfall of a variant.
 
     Args:
         hops: replayed hop times of the baseline, the null kernel and the variant.
         ranges: their hops with ranges; without ``device_s`` there is no ``other`` and no ``host``.
+        alone: their linear layers alone; where all three have them, ranges, which hold captured hops up, do not count.
         has_host: hop times hold waiting for the host, which the device's time of the pass with ranges does not.
         seed: of the intervals.
 
@@ -82,11 +91,12 @@ def chain_waterfall(
     if not shared:
         return None
     whole = np.array([[by_place[place] for place in shared] for by_place in hops])
-    device = _device_times(ranges)
-    found = _parts(np.median(whole, axis=1), None if device is None else np.median(device, axis=-1), has_host)
+    linear = _linear_times(alone)
+    device = _device_times(ranges) if linear is None else None
+    found = _parts(np.median(whole, axis=1), _medians(linear), _medians(device), has_host)
     intervals: dict[str, Interval] = {}
     if len(shared) > 1:
-        drawn = _parts(_draws(whole, seed), None if device is None else _draws(device, seed + 1), has_host)
+        drawn = _parts(_draws(whole, seed), _draws(linear, seed + 1), _draws(device, seed + 1), has_host)
         for name in _PARTS:
             low, high = np.percentile(drawn[name], [2.5, 97.5])
             point = float(found[name])
@@ -94,8 +104,16 @@ def chain_waterfall(
     parts = Waterfall(
         *(float(found[name]) for name in ("reference", "saving", "exposed_cast", "host", "other"))
     )
-    gap = None if device is None else float(found["explained"] / found["variant"] - 1)
+    is_timed = linear is not None or device is not None
+    gap = float(found["explained"] / found["variant"] - 1) if is_timed else None
     return ChainWaterfall(parts, intervals, len(shared), gap)
+
+
+def _linear_times(alone: Sequence[Sequence[LinearsSample]]) -> Floats | None:
+    """Linear layers alone [3 kernels, timings]; None where they were not timed."""
+    timed = [{(s.repeat, s.batch_index): s.linear_s for s in samples} for samples in alone]
+    shared = sorted(set(timed[0]) & set(timed[1]) & set(timed[2]))
+    return np.array([[by_place[place] for place in shared] for by_place in timed]) if shared else None
 
 
 def _device_times(ranges: Sequence[Sequence[RangeSample]]) -> Floats | None:
@@ -114,23 +132,42 @@ def _device_times(ranges: Sequence[Sequence[RangeSample]]) -> Floats | None:
     return np.array([[[by_place[p][part] for p in shared] for by_place in timed] for part in range(2)])
 
 
-def _draws(times: Floats, seed: int) -> Floats:
+def _medians(times: Floats | None) -> Floats | None:
+    return None if times is None else np.asarray(np.median(times, axis=-1))
+
+
+@overload
+def _draws(times: Floats, seed: int) -> Floats: ...
+
+
+@overload
+def _draws(times: Floats | None, seed: int) -> Floats | None: ...
+
+
+def _draws(times: Floats | None, seed: int) -> Floats | None:
     """Medians of resampled hops, the last axis; hops of all kernels are drawn together. [..., draws]."""
+    if times is None:
+        return None
     count = times.shape[-1]
     random = np.random.default_rng(seed)
     medians = [np.median(times[..., random.integers(0, count, count)], axis=-1) for _ in range(_DRAWS)]
     return np.stack(medians, axis=-1)
 
 
-def _parts(whole: Floats, device: Floats | None, has_host: bool) -> dict[str, Floats]:
-    """The parts from medians: ``whole`` [3, ...], ``device`` [2, 3, ...]."""
+def _parts(whole: Floats, alone: Floats | None, device: Floats | None, has_host: bool) -> dict[str, Floats]:
+    """The parts from medians: ``whole`` and ``alone`` [3, ...], ``device`` [2, 3, ...]."""
     reference, null, variant = whole
-    zero = np.zeros_like(reference)
-    linear, other = (device[0], device[1]) if device is not None else (np.zeros_like(whole),) * 2
-    # Draws of both passes are independent, so they may be paired in any order.
-    host = whole - linear - other if has_host and device is not None else np.zeros_like(whole)
-    d_other, d_host = (part[1] - part[0] if device is not None else zero for part in (other, host))
-    explained = reference + sum((part[2] - part[0] for part in (linear, other, host)), zero)
+    nothing = np.zeros_like(whole)
+    # Draws of separate passes are independent, so they may be paired in any order.
+    if alone is not None:
+        linear, other, host = alone, whole - alone, nothing
+        # All of a hop but its linears is the same work with every kernel: the linears alone are to explain its change.
+        explained = reference + linear[2] - linear[0]
+    else:
+        linear, other = (device[0], device[1]) if device is not None else (nothing, nothing)
+        host = whole - linear - other if has_host and device is not None else nothing
+        explained = reference + sum((part[2] - part[0] for part in (linear, other, host)), nothing[0])
+    d_other, d_host = (part[1] - part[0] for part in (other, host))
     return {
         "reference": reference,
         "saving": reference - null + d_other + d_host,

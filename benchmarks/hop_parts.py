@@ -19,7 +19,6 @@ from torch import Tensor
 
 from analysis.model_shape import ModelShape
 from benchmarks.machine import Target
-from kernels.ranges import NO_RANGES
 from kernels.registry import Kernel, get_kernel
 from profiler.timing import TimedGraph, percentile
 from reasoning.engine.architecture import Architecture
@@ -144,13 +143,8 @@ class HopParts:
         self.session = Session(decoder, kernel, size.batch_size, size.cached_tokens, mode=_ENGINE, math=math)
         self.most_rounds = self.session.state.capacity
         """Hops after which the session must be rewound."""
-        self._decoder, self._kernel, self._math = decoder, kernel, math
-        self._x = {
-            linear.shape[1]: torch.randn(
-                size.batch_size, linear.shape[1], device=decoder.device, dtype=_DTYPE
-            )
-            for linear in decoder.linears
-        }
+        self.multiply = decoder.linear_calls(kernel, size.batch_size, math.native_linear)
+        """Runs the linears in the order of a hop, and nothing else."""
         for cached in (*self.session.cache.keys, *self.session.cache.values):
             cached.normal_()
         # Sequences that end with their first hop: they compute on, and stay where the cache is as long as wanted.
@@ -165,11 +159,6 @@ class HopParts:
         """Queue some hops."""
         for _ in range(hops):
             self.session.queue_hop()
-
-    def multiply(self) -> None:
-        """Run the linears in the order of a hop, and nothing else."""
-        for linear in self._decoder.linears:
-            linear(self._x[linear.shape[1]], self._kernel, NO_RANGES, self._math.native_linear)
 
 
 def measure_hop_parts(

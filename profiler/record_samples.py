@@ -93,6 +93,19 @@ class RangeSample(KernelTagged):
     range_cost_s."""
 
 
+class LinearsSample(KernelTagged):
+    """Time of the linear layers of one hop with nothing between them: a CUDA graph of its own, in the hop's order."""
+
+    type: Literal["linears"] = "linears"
+    """Tells the kinds of sample apart."""
+    repeat: Count
+    """Number of the timing, from 0."""
+    batch_index: Count
+    """Batch of problems whose replay they followed, from 0."""
+    linear_s: NonNegative
+    """Time of all linear layers, no event among them, s."""
+
+
 class AgreementSample(KernelTagged):
     """Closeness to the baseline at one token position."""
 
@@ -189,7 +202,14 @@ class KernelSample(KernelTagged):
 
 
 Sample = (
-    HopSample | QuerySample | RangeSample | AgreementSample | EnergySample | LoadEnergySample | KernelSample
+    HopSample
+    | QuerySample
+    | RangeSample
+    | LinearsSample
+    | AgreementSample
+    | EnergySample
+    | LoadEnergySample
+    | KernelSample
 )
 """Any line of ``samples.jsonl.gz``."""
 

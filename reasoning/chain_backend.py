@@ -94,6 +94,10 @@ class ChainBackend(Protocol):
         """
         ...
 
+    def linear_calls(self, kernel: Kernel, rows: int) -> Callable[[], None]:
+        """Return what runs the linears of a hop once, in their order, on random rows and with nothing between them."""
+        ...
+
     @property
     def native_implementation(self) -> str | None:
         """What multiplies by native weights whatever native kernel is named, as a record says it; None: that kernel."""
@@ -220,6 +224,21 @@ class ReplacedModel:
             yield
         finally:
             self._replacement.time_ranges(NO_RANGES)
+
+    def linear_calls(self, kernel: Kernel, rows: int) -> Callable[[], None]:
+        """See ``ChainBackend.linear_calls``; linears that were not replaced are left out."""
+        layers = list(self._replacement.replaced.values())
+        x = {
+            k: torch.randn(rows, 1, k, device=self.device, dtype=layers[0].dense.dtype)
+            for k in {layer.shape[1] for layer in layers}
+        }
+
+        def call() -> None:
+            with self.running(kernel):
+                for layer in layers:
+                    layer(x[layer.shape[1]])
+
+        return call
 
     def model_bytes(self, kernel: Kernel) -> int:
         """Bytes of the model's weights as the kernel stores them."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 
@@ -52,6 +54,10 @@ class CapturedBackend(SessionBackend):
 
     def _make_sessions(self, max_len: int, *, shares_cache: bool) -> Sessions:
         return Engine(self._decoder, max_len, mode=self._mode, math=self._math, shares_cache=shares_cache)
+
+    def linear_calls(self, kernel: Kernel, rows: int) -> Callable[[], None]:
+        """See ``ChainBackend.linear_calls``."""
+        return self._decoder.linear_calls(kernel, rows, self._math.native_linear)
 
     def model_bytes(self, kernel: Kernel) -> int:
         """Bytes of the model's weights as the kernel stores them."""

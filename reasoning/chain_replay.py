@@ -39,7 +39,7 @@ class Replay:
         return replayed(self._setup, self._batches, self._tally.batch_size)
 
     def run(self) -> None:
-        """Replay every batch: for times, then with ranges and comparisons."""
+        """Replay every batch: for times, of the linears alone too, then with ranges and comparisons."""
         setup, tally = self._setup, self._tally
         kernels = [find_kernel(name) for name in setup.spec.ablation_kernels]
         label = f"kernels replay the same hops in turn, batch size {tally.batch_size}"
@@ -52,6 +52,7 @@ class Replay:
                     count = len(problems) if repeat == 0 else 0
                     tally.add(find_kernel(name), ChainMode.REPLAY, repeat, index, count, trace)
                 setup.advance(work, label)
+            tally.samples.extend(replayer.linears_alone(kernels))
             if setup.backend.is_captured:
                 tally.samples.extend(replayer.compared(kernels, setup.spec.baseline))
             tally.samples.extend(replayer.with_ranges(kernels, setup.spec.baseline))

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from kernels.registry import Kernel
+from profiler.graph_timer import TimedGraph
 from profiler.nvtx import open_range
 from profiler.range_cost import hold_device, measure_range_cost
-from profiler.record import AgreementSample, RangeSample, Sample
+from profiler.record import AgreementSample, LinearsSample, RangeSample, Sample
 from profiler.timing import RangeCost, RangeTimer, TimedRanges
 from reasoning.agreement import AgreementLog
 from reasoning.chain_backend import ChainBackend, DecodeJob, default_timer
@@ -24,6 +25,8 @@ _ENDED = object()
 _T = TypeVar("_T")
 _HELD_HOPS = 16
 """Hops of a GPU's pass with ranges: each makes the device wait for the host first, which takes as long again."""
+_LINEARS_TIMINGS = 16
+"""Of the linears alone: as many as hops with ranges."""
 _MOST_HOST_S = 0.3
 """A first hop that took longer was no usual one; holding all others as long would take minutes."""
 _RANGES_AHEAD = 48
@@ -101,6 +104,34 @@ class Replayer:
         with open_range("compared"), open_range("query"):
             _in_lockstep(turns, _reference_first(list(turns), baseline))
         return log.samples(self._batch)
+
+    def linears_alone(self, kernels: Sequence[Kernel]) -> list[LinearsSample]:
+        """Time the linears of a hop in CUDA graphs of their own, kernels in turn; where hops are not captured, nothing.
+
+        Ranges cannot stand in for that: in a captured hop a kernel may begin before the last one has ended, and an
+        event between the two forbids it.
+
+        Returns:
+            A sample per kernel and timing.
+        """
+        if not self._backend.is_captured:
+            return []
+        size = self._batch.batch_size
+        samples: list[LinearsSample] = []
+        with open_range("linears_alone"), torch.no_grad():
+            graphs = {k.name: _linears_graph(self._backend.linear_calls(k, size)) for k in kernels}
+            for timing in range(_LINEARS_TIMINGS):
+                samples += [
+                    LinearsSample(
+                        kernel=name,
+                        batch_size=size,
+                        repeat=timing,
+                        batch_index=self._batch.index,
+                        linear_s=graphs[name].call_s(),
+                    )
+                    for name in rotated(list(graphs), timing)
+                ]
+        return samples
 
     def with_ranges(self, kernels: Sequence[Kernel], baseline: str) -> list[Sample]:
         """Replay with ranges around the linears.
@@ -188,6 +219,11 @@ class Replayer:
             range_cost_s=None if cost is None else cost.in_range_s,
             range_delay_s=None if cost is None else cost.in_stream_s,
         )
+
+
+def _linears_graph(call: Callable[[], None]) -> TimedGraph:
+    call()  # what is still to be compiled or chosen cannot be captured
+    return TimedGraph(1, lambda index: call())
 
 
 def _range_cost(device: torch.device) -> RangeCost:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from profiler.nvtx import open_range
 from reasoning.engine.architecture import Architecture, read_architecture
 from reasoning.engine.attention import prompt_attention
 from reasoning.engine.layer_math import LayerMath, heads_of, rms_norm
-from reasoning.engine.linear import EngineLinear
+from reasoning.engine.linear import EngineLinear, NativeLinear
 from reasoning.engine.state import BatchState, KVCache
 from reasoning.engine.weights import ModelWeights, StateDictWeights, WeightSource, check_shape
 from reasoning.quant_linear import KEPT_BY_DEFAULT
@@ -145,6 +145,23 @@ class Decoder:
     def linears(self) -> tuple[EngineLinear, ...]:
         """Every linear, the output layer last."""
         return (*(linear for layer in self.layers for linear in layer.linears), self.head)
+
+    def linear_calls(self, kernel: Kernel, rows: int, native: NativeLinear = F.linear) -> Callable[[], None]:
+        """Return what runs every linear once, in the order of a hop, with nothing between them.
+
+        Args:
+            kernel: runs the linears.
+            rows: of their inputs, which are random.
+            native: product with native weights, as in ``LayerMath``.
+        """
+        widths = {linear.shape[1] for linear in self.linears}
+        x = {k: torch.randn(rows, k, device=self.device, dtype=self.dtype) for k in widths}
+
+        def call() -> None:
+            for linear in self.linears:
+                linear(x[linear.shape[1]], kernel, NO_RANGES, native)
+
+        return call
 
     def add_format(
         self, kernel: Kernel, *, group_size: int | None = None, double_quant: bool = False

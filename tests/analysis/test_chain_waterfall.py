@@ -3,7 +3,7 @@
 import pytest
 
 from analysis.chain_waterfall import ChainWaterfall, chain_waterfall
-from profiler.record import RangeSample
+from profiler.record import LinearsSample, RangeSample
 
 HOPS = 30
 WOBBLE = [0.97, 1.0, 1.03]
@@ -17,6 +17,13 @@ def ranges(linear_s: float, device_s: float | None) -> list[RangeSample]:
     return [
         RangeSample(kernel="k", repeat=0, batch_index=0, hop=hop, linear_s=linear_s, device_s=device_s)
         for hop in range(1, 17)
+    ]
+
+
+def alone(linear_s: float) -> list[LinearsSample]:
+    return [
+        LinearsSample(kernel="k", repeat=turn, batch_index=0, linear_s=linear_s * WOBBLE[turn % 3])
+        for turn in range(15)
     ]
 
 
@@ -76,3 +83,38 @@ def test_kernels_without_common_hops_have_no_waterfall_and_one_hop_has_no_interv
     one = chain_waterfall([{(0, 0, 0): s} for s in (0.9, 0.5, 0.7)], [[], [], []], has_host=False, seed=1)
     assert one is not None and one.intervals == {}
     assert one.as_json()["hops"] == 1
+
+
+def test_captured_hops_are_explained_by_their_linears_alone() -> None:
+    hops = [places(s) for s in (0.0090, 0.0055, 0.0075)]
+    # What events among the kernels of a hop would say: 20 % more.
+    misled = [ranges(linear, linear + 0.006) for linear in (0.006, 0.002, 0.0055)]
+    fall = chain_waterfall(
+        hops, misled, alone=[alone(s) for s in (0.0060, 0.0024, 0.0046)], has_host=False, seed=3
+    )
+    assert fall is not None
+    parts = fall.parts
+    assert parts.saving_s == pytest.approx(0.0036)
+    assert parts.other_s == pytest.approx(0.0031 - 0.0030)
+    assert (parts.host_s, parts.variant_s) == (0, pytest.approx(0.0075))
+    # 9 - 6 + 4.6 ms against 7.5.
+    assert fall.gap_share == pytest.approx(0.1 / 7.5)
+    assert fall.adds_up is True
+    for name, interval in fall.intervals.items():
+        assert interval.low <= getattr(parts, f"{name}_s") <= interval.high
+    off = chain_waterfall(
+        hops, misled, alone=[alone(s) for s in (0.0060, 0.0024, 0.0055)], has_host=False, seed=3
+    )
+    assert off is not None and off.adds_up is False and off.gap_share == pytest.approx(1 / 7.5)
+
+
+def test_one_kernel_without_its_linears_alone_leaves_the_ranges() -> None:
+    timed = [ranges(*both) for both in ((0.006, 0.009), (0.002, 0.0055), (0.004, 0.0075))]
+    fall = chain_waterfall(
+        [places(s) for s in (0.0090, 0.0055, 0.0075)],
+        timed,
+        alone=[alone(0.001), [], alone(0.001)],
+        has_host=False,
+        seed=3,
+    )
+    assert fall is not None and fall.parts.saving_s == pytest.approx(0.004)

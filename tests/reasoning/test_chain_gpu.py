@@ -7,7 +7,8 @@ import torch
 
 from kernels.registry import get_kernel
 from profiler.energy import NoMeter
-from profiler.record import AgreementSample, QuerySample, RangeSample
+from profiler.record import AgreementSample, HopSample, LinearsSample, QuerySample, RangeSample
+from profiler.timing import median
 from reasoning.chain import ChainOutcome, ChainRun
 from reasoning.chain_backend import DecodeJob
 from reasoning.chain_captured import CapturedBackend
@@ -62,6 +63,17 @@ def test_captured_hops_solve_what_eager_ones_solve(
     assert {s.kernel for s in ranges} == set(SOLVED.ablation_kernels)
     # Tests share the GPU, so a range may hold another process's turn.
     assert sum(0 < s.linear_s < s.device_s for s in ranges) > 0.5 * len(ranges)
+    alone = {
+        name: [s.linear_s for s in ours.samples if isinstance(s, LinearsSample) and s.kernel == name]
+        for name in SOLVED.ablation_kernels
+    }
+    for name, times in alone.items():
+        hops = [
+            s.hop_s
+            for s in ours.samples
+            if isinstance(s, HopSample) and (s.kernel, s.mode) == (name, "replay")
+        ]
+        assert len(times) == 16 and 0 < median(times) < median(hops)
     shares = [s.top1_same for s in ours.samples if isinstance(s, AgreementSample)]
     assert sum(shares) > 0.9 * len(shares)
 

@@ -1,22 +1,25 @@
 """The pass with ranges on a made-up GPU: times of linears and hops as if nothing had timed or held them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from kernels.registry import Kernel, get_kernel
 from profiler.energy import NoMeter
 from profiler.range_cost import measure_range_cost
 from profiler.record import RangeSample
 from profiler.timing import RangeTimer, median
 from reasoning import replay
 from reasoning.chain import ChainRun
-from reasoning.chain_backend import DecodeJob
+from reasoning.chain_backend import DecodeJob, EagerBackend
+from reasoning.chain_captured import CapturedBackend
 from reasoning.chain_problems import select_problems
 from reasoning.chain_spec import ChainSpec, Engine
 from reasoning.decode import BatchTrace
+from reasoning.engine.linear import EngineLinear
 from reasoning.model import load_model
 from reasoning.replay import ReplayBatch, Replayer
 
@@ -127,6 +130,62 @@ def test_a_hop_is_never_shorter_than_its_linears(device: Device) -> None:
     sample = replayer._range_sample("bf16", 1, taken, 5e-6, None)
     assert sample.device_s == sample.linear_s == pytest.approx(10e-6 + GAP_S + EVENT_S)
     assert (sample.range_cost_s, sample.range_delay_s, sample.ranges) == (None, None, 1)
+
+
+def test_linears_alone_are_timed_in_graphs_of_their_own_kernels_in_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spec = ChainSpec(kernels=("unfused_nf4", "fused_int8"), engine=Engine.GRAPH)
+    backend = CapturedBackend(spec, load_model("tiny"))
+    monkeypatch.setattr(CapturedBackend, "is_captured", True)
+    ran: list[str] = []
+    order: list[str] = []
+
+    class Graph:
+        def __init__(self, calls: int, call: Callable[[int], object]) -> None:
+            ran.clear()
+            call(0)
+            self.kernels = sorted(set(ran))
+            self.linears = len(ran)
+
+        def call_s(self) -> float:
+            order.extend(self.kernels)
+            return 1e-6 * self.linears
+
+    monkeypatch.setattr(replay, "TimedGraph", Graph)
+    multiply = EngineLinear.__call__
+
+    def noted(linear: EngineLinear, x: torch.Tensor, kernel: Kernel, *others: Any) -> torch.Tensor:
+        y = multiply(linear, x, kernel, *others)
+        assert x.shape == (3, linear.shape[1]) and y.shape == (3, linear.shape[0])
+        ran.append(kernel.name)
+        return y
+
+    monkeypatch.setattr(EngineLinear, "__call__", noted)
+    kernels = [get_kernel(name) for name in ("bf16", "unfused_nf4", "fused_int8")]
+    batch = ReplayBatch(2, 3, ["a"], DecodeJob([[1]], [2], frozenset(), 0, [[2]]), [[0]])
+    samples = Replayer(batch, backend).linears_alone(kernels)
+    layers = 4 * backend._decoder.architecture.layers + 1
+    assert {s.linear_s for s in samples} == {1e-6 * layers}
+    assert {(s.kernel, s.repeat) for s in samples} == {(k.name, i) for k in kernels for i in range(16)}
+    assert {(s.batch_size, s.batch_index) for s in samples} == {(3, 2)}
+    # Each begins as often as the others, give or take one.
+    assert {name: order[::3].count(name) for name in order} == {
+        "bf16": 6,
+        "unfused_nf4": 5,
+        "fused_int8": 5,
+    }
+
+
+def test_linears_of_a_model_of_transformers_run_alone_too() -> None:
+    backend = EagerBackend(ChainSpec(kernels=("fused_int8",)), load_model("tiny"))
+    ran: list[tuple[str, str]] = []
+    for name, layer in backend._replacement.replaced.items():
+        layer.register_forward_hook(lambda layer, x, y, name=name: ran.append((name, layer.kernel.name)))
+    backend.linear_calls(get_kernel("fused_int8"), 2)()
+    assert ran == [(name, "fused_int8") for name in backend._replacement.replaced]
+    batch = ReplayBatch(0, 2, ["a"], DecodeJob([[1]], [2], frozenset(), 0, [[2]]), [[0]])
+    assert Replayer(batch, backend).linears_alone([get_kernel("bf16")]) == []
 
 
 @pytest.mark.gpu
