@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.call_time import Deviations, call_time
+from analysis.cost_ratio import time_ratio
 from analysis.crossing import (
     CrossingEstimate,
     MeasuredCrossing,
@@ -227,22 +228,10 @@ def measured_by_chain(records: Sequence[RunRecord]) -> dict[tuple[str, str], Mea
         rows = [row for row in record.results if isinstance(row, VariantResult)]
         native = {row.batch_size: row for row in rows if row.kernel == BASELINE}
         for row in rows:
-            found = _time_ratio(row, native.get(row.batch_size))
+            found = time_ratio(row, native.get(row.batch_size))
             if found is not None:
                 ratios[str(record.arguments.get("model")), row.kernel][row.batch_size] = found
     return {key: measured_crossing(by_batch) for key, by_batch in ratios.items() if len(by_batch) > 1}
-
-
-def _time_ratio(row: VariantResult, native: VariantResult | None) -> Interval | None:
-    if row.cor_tps is not None and row.cor_tps_ci95 is not None:
-        low, high = row.cor_tps_ci95
-        return Interval(1 + row.cor_tps, 1 + low, 1 + high)
-    if native is None or native is row or not (row.hop_ms_p50 and native.hop_ms_p50):
-        return None
-    if row.hop_ms_p50_ci95 is None or native.hop_ms_p50_ci95 is None:
-        return None
-    (low, high), (least, most) = row.hop_ms_p50_ci95, native.hop_ms_p50_ci95
-    return Interval(row.hop_ms_p50 / native.hop_ms_p50, low / most, high / least)
 
 
 def measured_energy_by_chain(records: Sequence[RunRecord]) -> dict[tuple[str, str], MeasuredCrossing]:

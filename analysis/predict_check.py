@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -37,6 +38,10 @@ class CrossingCheck:
     agrees: bool | None
 
 
+_TIME = "%Y-%m-%d %H:%M:%S"
+_MOST_NAMED = 3
+
+
 @dataclass(frozen=True)
 class Check:
     """A prediction checked.
@@ -67,10 +72,14 @@ def check_prediction(prediction: Prediction, records: Sequence[RunRecord]) -> Ch
     held_out: list[HeldOut] = []
     skipped: list[str] = []
     used = []
+    unfit: dict[str, list[str]] = defaultdict(list)
+    early = [record for record in records if _is_early(prediction, record)]
     for record in records:
+        if len(early) > 1 and _is_early(prediction, record):
+            continue
         reason = _unfit(prediction, record)
         if reason is not None:
-            skipped.append(f"{record.run_id} {reason}")
+            unfit[reason].append(record.run_id)
             continue
         used.append(record)
         unknown = calibrated = 0
@@ -88,6 +97,9 @@ def check_prediction(prediction: Prediction, records: Sequence[RunRecord]) -> Ch
             skipped.append(f"{record.run_id}: {unknown} rows were not predicted")
         if calibrated:
             skipped.append(f"{record.run_id}: {calibrated} rows belong to what calibrated the prediction")
+    skipped += [f"{_runs(names)} {reason}" for reason, names in unfit.items()]
+    if len(early) > 1:
+        skipped.append(_early_sentence(prediction, early))
     if not held_out:
         raise ValueError(
             f"{len(records)} runs hold 0 cells that {prediction.name} predicted: "
@@ -103,10 +115,10 @@ def _unfit(prediction: Prediction, record: RunRecord) -> str | None:
         return f"failed: {record.error}"
     if machine_of(record) != prediction.machine and not _same_arch(prediction, record):
         return f"ran on {machine_of(record)}, the prediction is for {prediction.machine}"
-    if record.created_utc <= prediction.created_utc:
+    if _is_early(prediction, record):
         return (
-            f"started at {record.created_utc:%Y-%m-%d %H:%M:%S} UTC, before the prediction of "
-            f"{prediction.created_utc:%Y-%m-%d %H:%M:%S} UTC: it is not held out"
+            f"started at {record.created_utc:{_TIME}} UTC, before the prediction of "
+            f"{prediction.created_utc:{_TIME}} UTC: it is not held out"
         )
     engine = record.arguments.get("engine", "eager")
     if engine != prediction.engine:
@@ -115,6 +127,26 @@ def _unfit(prediction: Prediction, record: RunRecord) -> str | None:
     if columns is not None:
         return f"read {columns} cached tokens per hop on average, the prediction is for {prediction.context}"
     return None
+
+
+def _is_early(prediction: Prediction, record: RunRecord) -> bool:
+    return record.kind == "chain" and record.created_utc <= prediction.created_utc
+
+
+def _early_sentence(prediction: Prediction, early: Sequence[RunRecord]) -> str:
+    times = sorted(record.created_utc for record in early)
+    return (
+        f"{_runs([record.run_id for record in early])} started at {times[0]:{_TIME}} to {times[-1]:{_TIME}} UTC, "
+        f"before the prediction of {prediction.created_utc:{_TIME}} UTC: they are not held out"
+    )
+
+
+def _runs(names: Sequence[str]) -> str:
+    """Name a run, or count several and name the first."""
+    if len(names) == 1:
+        return names[0]
+    others = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return f"{len(names)} runs ({', '.join(names[:_MOST_NAMED])}{others})"
 
 
 def _same_arch(prediction: Prediction, record: RunRecord) -> bool:

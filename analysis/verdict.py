@@ -8,6 +8,8 @@ from analysis.stats import Interval
 
 # Changes below this share of the reference hop are left out of the sentence.
 _NEGLIGIBLE = 1e-3
+THROTTLED = "the GPU throttled during this run"
+"""Ends the reason of a verdict where clocks were held down."""
 
 
 class Verdict(str, Enum):
@@ -227,4 +229,4 @@ def _ms(seconds: float) -> str:
 
 
 def _throttling(ratio: Interval | None, throttled: bool) -> str:
-    return "; the GPU throttled during this run" if throttled and ratio is not None else ""
+    return f"; {THROTTLED}" if throttled and ratio is not None else ""

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from analysis.stats import Interval
 from benchmarks.published import Chains, place_of
 from profiler.record import RunRecord, VariantResult
 from reasoning.model_table import MODELS
@@ -109,18 +108,6 @@ def usual_context(cells: Sequence[Cell]) -> list[Cell]:
         for cell in cells
         if cell.context is not None and abs(cell.context / usual[cell.model] - 1) <= _SAME_CONTEXT
     ]
-
-
-def quotient(
-    own: float | None,
-    own_ends: tuple[float, float] | None,
-    other: float | None,
-    other_ends: tuple[float, float] | None,
-) -> Interval | None:
-    """Return own / other with every value that their intervals allow; None where one is missing or reaches 0."""
-    if own is None or own_ends is None or not other or other_ends is None or other_ends[0] <= 0:
-        return None
-    return Interval(own / other, own_ends[0] / other_ends[1], own_ends[1] / other_ends[0])
 
 
 def sources_line(cells: Iterable[Cell], *facts: str) -> str:

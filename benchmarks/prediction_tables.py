@@ -7,14 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from analysis.cost_ratio import energy_ratio, time_ratio
 from analysis.crossing import MeasuredCrossing, measured_crossing
 from analysis.predict_file import PredictedCrossing, Prediction
 from analysis.predict_history import ErrorSummary, HeldOut, error_rows, summarise_errors
 from analysis.stats import Interval
-from benchmarks.chain_cells import NATIVE, Cell, cells_of, quotient, words
+from benchmarks.chain_cells import NATIVE, Cell, cells_of, words
 from benchmarks.markdown import table
 from benchmarks.published import Chains, NotPublished, place_of
-from benchmarks.query_energy_tables import energy_ratio, has_energy
+from benchmarks.query_energy_tables import has_energy
 
 _COLUMNS = ("cells", "median of \\|error\\|", "90th percentile", "inside the 95 % interval")
 _NAMES = {"hop_s": "hop time", "energy_j_per_token": "energy per token"}
@@ -34,7 +35,7 @@ class _Checked:
 def prediction_summary(
     predictions: Sequence[tuple[Path, Prediction]], history: Sequence[HeldOut], chains: Chains
 ) -> str:
-    """Errors of every stored prediction that was checked, and when it was made and measured.
+    """Errors of every stored prediction that was checked, newest first, and when it was made and measured.
 
     Args:
         predictions: stored predictions with their files.
@@ -86,7 +87,7 @@ def _checked(
             f"the history of checks names {words(by_name.keys() - known)}, which is not among {len(known)} predictions"
         )
     found = []
-    for path, prediction in predictions:
+    for path, prediction in sorted(predictions, key=lambda pair: pair[1].created_utc, reverse=True):
         held_out = by_name[prediction.name]
         if held_out:
             own = {entry.run_id: runs[entry.run_id] for entry in held_out}
@@ -133,7 +134,7 @@ def _star_table(one: _Checked) -> str:
 def _measured_crossings(chains: Chains) -> Mapping[tuple[str, str, str], MeasuredCrossing]:
     ratios: dict[tuple[str, str, str], dict[int, Interval]] = defaultdict(dict)
     for cell in cells_of(chains):
-        energy = energy_ratio(cell) if has_energy(cell) else None
+        energy = energy_ratio(cell.row, cell.native) if has_energy(cell) else None
         for quantity, ratio in (("time", _time_ratio(cell)), ("energy", energy)):
             if ratio is not None and cell.row.kernel != NATIVE:
                 ratios[cell.model, cell.row.kernel, quantity][cell.row.batch_size] = ratio
@@ -142,14 +143,9 @@ def _measured_crossings(chains: Chains) -> Mapping[tuple[str, str, str], Measure
 
 def _time_ratio(cell: Cell) -> Interval | None:
     """Hop time over bf16's: of replayed hops, pair by pair, or without a replay by the intervals of both medians."""
-    row, native = cell.row, cell.native
     is_against_native = cell.record.arguments.get("baseline", NATIVE) == NATIVE
-    if is_against_native and row.cor_tps is not None and row.cor_tps_ci95 is not None:
-        low, high = row.cor_tps_ci95
-        return Interval(1 + row.cor_tps, 1 + low, 1 + high)
-    if native is None:
-        return None
-    return quotient(row.hop_ms_p50, row.hop_ms_p50_ci95, native.hop_ms_p50, native.hop_ms_p50_ci95)
+    row = cell.row if is_against_native else cell.row.model_copy(update={"cor_tps": None})
+    return time_ratio(row, cell.native)
 
 
 def _predicted_star(crossing: PredictedCrossing) -> str:

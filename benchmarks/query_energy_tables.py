@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from analysis.stats import Interval
+from analysis.cost_ratio import energy_ratio
 from analysis.verdict import Verdict, decide
-from benchmarks.chain_cells import NATIVE, Cell, cells_of, latest, quotient, sources_line
+from benchmarks.chain_cells import NATIVE, Cell, cells_of, latest, sources_line
 from benchmarks.markdown import table
 from benchmarks.published import Chains, NotPublished
 
@@ -60,22 +60,6 @@ def energy_summary(chains: Chains) -> str:
     return "\n\n".join(_section(work, cells) for work, cells in chosen.values())
 
 
-def energy_ratio(cell: Cell) -> Interval | None:
-    """Return J per query over bf16's of the same run and batch size; None where either lacks a measured interval.
-
-    The interval holds every ratio that those of the two energies allow: Student's over the windows, widened by the
-    counter's ticks. It is wider than the run's own verdict, which resamples pairs of a few windows.
-    """
-    if cell.native is None or cell.native.energy_is_estimate or cell.row.energy_is_estimate:
-        return None
-    return quotient(
-        cell.row.energy_j_per_query,
-        cell.row.energy_j_per_query_ci95,
-        cell.native.energy_j_per_query,
-        cell.native.energy_j_per_query_ci95,
-    )
-
-
 def has_energy(cell: Cell) -> bool:
     """Whether a cell has measured joules of windows that were filled."""
     windows = cell.record.arguments.get("energy_windows")
@@ -92,7 +76,7 @@ def verdict_sentences(cells: Sequence[Cell]) -> str:
     sizes: dict[Verdict, dict[str, list[int]]] = {verdict: {} for verdict in _WHAT}
     for cell in sorted(cells, key=lambda cell: cell.row.batch_size):
         if cell.row.kernel != NATIVE:
-            named = sizes[decide(energy_ratio(cell))]
+            named = sizes[decide(energy_ratio(cell.row, cell.native))]
             named.setdefault(cell.row.kernel, []).append(cell.row.batch_size)
     sentences = []
     for verdict, what in _WHAT.items():

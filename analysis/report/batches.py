@@ -28,9 +28,7 @@ def batch_section(inputs: Inputs, catalogue: Catalogue) -> Section:
     blocks: list[Block] = []
     for machine in inputs.machines:
         for model, records in inputs.chains(machine).items():
-            # Replayed hops are the same for every kernel, so they are the ones to compare where there are any.
-            modes = (_by_batch(records, mode) for mode in ("replay", "generate"))
-            rows = next((found for found in modes if any(len(by_b) > 1 for by_b in found.values())), {})
+            rows = _comparable(records)
             if rows:
                 sweep = _Sweep(
                     rows,
@@ -61,6 +59,19 @@ def batch_section(inputs: Inputs, catalogue: Catalogue) -> Section:
         "between which the verdict changes.",
         tuple(blocks),
     )
+
+
+def _comparable(records: Sequence[RunRecord]) -> Rows:
+    """Rows by kernel and batch size of hops that are the same for every kernel, where there are any over batch sizes.
+
+    Replayed hops are; so are generated ones in a fixed number, which are taken where they cover more batch sizes.
+    """
+    replayed, generated = (_by_batch(records, mode) for mode in ("replay", "generate"))
+    most = [max((len(by_b) for by_b in rows.values()), default=0) for rows in (replayed, generated)]
+    is_fixed = all(record.arguments.get("hops") for record in records)
+    if most[0] > 1 and not (is_fixed and most[1] > most[0]):
+        return replayed
+    return generated if most[1] > 1 else {}
 
 
 def _by_batch(records: Sequence[RunRecord], mode: str) -> Rows:
@@ -113,7 +124,8 @@ def _measured(
     shown = {kernel: by_b for kernel, by_b in sweep.rows.items() if not kernel.startswith("null_")}
     marks = (
         *_bracket_marks(sweep.time),
-        *_fit_marks(shown, sweep.model_key, fits, catalogue),
+        # A prediction is of whole hops, the fits alone of the linear layers.
+        *_fit_marks([k for k in shown if (k, "time") not in predicted], sweep.model_key, fits, catalogue),
         *_predicted_marks(predicted, "time"),
     )
     times = _lines(shown, lambda r: r.hop_ms_p50, lambda r: r.hop_ms_p50_ci95)
@@ -223,12 +235,14 @@ def _bracket_marks(crossings: dict[str, MeasuredCrossing]) -> Iterable[Mark]:
             yield Mark("x", (low * high) ** 0.5, role_of(kernel), label, low, high)
 
 
-def _fit_marks(rows: Rows, model: str, fits: FitsFile | None, catalogue: Catalogue) -> Iterable[Mark]:
+def _fit_marks(
+    kernels: Iterable[str], model: str, fits: FitsFile | None, catalogue: Catalogue
+) -> Iterable[Mark]:
     """B* of the model's linear layers by the fits, where the model is a row of the table."""
     spec = catalogue.models.get(model)
     if fits is None or spec is None:
         return
-    for kernel in rows:
+    for kernel in kernels:
         if kernel in fits.kernels and kernel.startswith("fused_") and BASELINE in fits.kernels:
             found = time_crossing(fits, kernel, spec.layers, b_max=catalogue.b_max)
             if found.b_star is not None:

@@ -28,6 +28,8 @@ _NAME_INCHES = 1.7
 _TITLE_INCHES = 0.45
 _DPI = 160
 _FONT = 9
+# Height of a label of a mark, as a share of the axes.
+_LABEL = 0.085
 _BAND = 0.16
 _MARKERS = {
     "circle": "o",
@@ -112,6 +114,13 @@ def _panel(axes: Axes, panel: Panel) -> None:
     cells = next((item for item in panel.items if isinstance(item, Cells)), None)
     _axis(axes, "x", panel.x if cells is None else _named(cells.columns, panel.x))
     _axis(axes, "y", panel.y if cells is None else _named(cells.rows, panel.y))
+    labels = sum(bool(mark.label) for mark in panel.marks if mark.axis == "x")
+    if labels:
+        # The labels stand above what is drawn, a line each.
+        low, high = axes.transData.inverted().transform(
+            axes.transAxes.transform([(0, 0), (0, 1 + _LABEL * labels)])
+        )
+        axes.set_ylim(low[1], high[1])
     for number, mark in enumerate(panel.marks):
         _mark(axes, mark, panel, number)
     for label in panel.labels:
@@ -239,7 +248,7 @@ def _mark(axes: Axes, mark: Mark, panel: Panel, number: int) -> None:
         return
     if mark.axis == "x":
         to_right = axes.transAxes.inverted().transform(axes.transData.transform((mark.at, 1)))[0] < 0.5
-        place, transform = (mark.at, 1 - 0.085 * number), axes.get_xaxis_transform()
+        place, transform = (mark.at, 1 - _LABEL * number), axes.get_xaxis_transform()
         offset, where = (3 if to_right else -3, -2), ("left" if to_right else "right", "top")
     else:
         place, transform = (0.99, mark.at), axes.get_yaxis_transform()
@@ -254,6 +263,9 @@ def _mark(axes: Axes, mark: Mark, panel: Panel, number: int) -> None:
         va=where[1],
         fontsize=_FONT - 1.5,
         color=colour,
+        # Other marks may pass behind a label.
+        bbox={"facecolor": LIGHT["page"], "edgecolor": "none", "alpha": 0.85, "pad": 1},
+        zorder=6,
     )
 
 

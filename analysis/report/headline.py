@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
+from dataclasses import replace
 
-from analysis.report.figure import Figure, Panel
+from analysis.report.colours import styles
+from analysis.report.figure import Figure, Line, Panel, Style
+from analysis.report.inputs import BUNDLED
 from analysis.report.section import Report
 
 _KEY = "headline"
-_BUNDLED = "tiny"
 
 
 def headline_figure(report: Report) -> Figure | None:
@@ -19,15 +22,21 @@ def headline_figure(report: Report) -> Figure | None:
         report: with its figures.
 
     Returns:
-        A waterfall; time over the batch, as a chain measured it where that shows a B*, else by the fits; the speed-up
-        at the largest shape. What was not drawn is left out; None where nothing of it was.
+        A waterfall; time over the batch, of the same model where there is one, as a chain measured it where that shows
+        a B*, else by the fits; the speed-up at the largest shape. What was not drawn is left out; None where nothing of
+        it was.
     """
-    chosen = (_waterfall(report), _batch(report), _speedup(report))
+    waterfall = _waterfall(report)
+    subject = "" if waterfall is None else _subject(waterfall[0].title)
+    chosen = (waterfall, _batch(report, subject), _speedup(report))
     found = [pair for pair in chosen if pair is not None]
     if not found:
         return None
     titles = "; ".join(figure.title for figure, _ in found)
     panels = tuple(_named(panel, figure.title) for figure, panel in found)
+    # Other libraries' kernels have a style by figure; here one name needs one style.
+    names = [item.name for panel in panels for item in panel.items if isinstance(item, Line)]
+    panels = tuple(_styled(panel, styles(names)) for panel in panels)
     return Figure(_KEY, report.title, titles, panels, columns=len(panels))
 
 
@@ -36,11 +45,12 @@ def _waterfall(report: Report) -> tuple[Figure, Panel] | None:
     return (figures[0], figures[0].panels[0]) if figures else None
 
 
-def _batch(report: Report) -> tuple[Figure, Panel] | None:
+def _batch(report: Report, subject: str) -> tuple[Figure, Panel] | None:
     fitted = _of(report, "batch-fits-")
     measured = [figure for figure in _of(report, "batch-") if figure not in fitted]
     with_star = [figure for figure in (*measured, *fitted) if figure.panels[0].marks]
-    figures = [*with_star, *measured, *fitted]
+    same = [figure for figure in measured if _subject(figure.title) == subject]
+    figures = [*same, *with_star, *measured, *fitted]
     return (figures[0], figures[0].panels[0]) if figures else None
 
 
@@ -52,7 +62,7 @@ def _speedup(report: Report) -> tuple[Figure, Panel] | None:
 def _of(report: Report, prefix: str) -> list[Figure]:
     """Figures of a kind; the bundled model, which is made for tests, after all others."""
     found = [figure for figure in report.figures if figure.key.startswith(prefix)]
-    return sorted(found, key=lambda figure: figure.title.startswith(_BUNDLED))
+    return sorted(found, key=lambda figure: figure.title.startswith(BUNDLED))
 
 
 def _weights(panel: Panel) -> int:
@@ -60,15 +70,15 @@ def _weights(panel: Panel) -> int:
     return math.prod(int(size.replace(",", "")) for size in re.findall(r"[nk]=([\d,]+)", panel.title))
 
 
+def _subject(title: str) -> str:
+    """What a figure's title is about, such as a model on a machine."""
+    return title.split(":")[0]
+
+
 def _named(panel: Panel, title: str) -> Panel:
-    subject = title.split(":")[0]
-    return Panel(
-        f"{subject}\n{panel.title}",
-        panel.x,
-        panel.y,
-        panel.items,
-        panel.marks,
-        panel.labels,
-        panel.height,
-        panel.is_square,
-    )
+    return replace(panel, title=f"{_subject(title)}\n{panel.title}")
+
+
+def _styled(panel: Panel, look: Mapping[str, Style]) -> Panel:
+    items = (replace(item, style=look[item.name]) if isinstance(item, Line) else item for item in panel.items)
+    return replace(panel, items=tuple(items))

@@ -17,6 +17,8 @@ from analysis.si_draws import VariantSamples
 from profiler.record import RunRecord, SweepRow, VariantResult
 
 Cell = tuple[str, int, int, int]
+BUNDLED = "tiny"
+"""The bundled model, which is made for tests: shown after all others."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from importlib import resources
 from analysis.report.colours import DARK, LIGHT
 from analysis.report.draw_plotly import figure_json
 from analysis.report.figure import Figure, Style
-from analysis.report.section import Block, Cards, Items, Missing, Report, Section, Table, Words
+from analysis.report.section import MARKS, Block, Cards, Items, Missing, Report, Section, Table, Words
 
 # The browser may run what is in the page and load nothing.
 _POLICY = (
@@ -128,16 +128,19 @@ def _cards(block: Cards) -> str:
             f'<article class="card tone-{tone}"><h3>{_text(card.title)}</h3><p class="sub">{_text(card.subtitle)}</p>'
             f'<p class="badges">{badges}</p><p class="why">{_text(card.reason)}</p></article>'
         )
-    return f'<div class="cards">{"".join(cards)}</div>'
+    inner = f'<div class="cards">{"".join(cards)}</div>'
+    if not block.title:
+        return inner
+    return f"<details><summary>{_text(block.title)}: {len(cards)}</summary>{inner}</details>"
 
 
 def _table(table: Table) -> str:
     head = "".join(f'<th scope="col">{_text(cell)}</th>' for cell in table.head)
     rows = "".join(
-        f'<tr><th scope="row">{_text(row[0])}</th>{"".join(f"<td>{_text(cell)}</td>" for cell in row[1:])}</tr>'
-        for row in table.rows
+        f'<tr><th scope="row">{_text(row[0])}</th>{"".join(map(_cell, row[1:]))}</tr>' for row in table.rows
     )
-    kind = "numeric" if table.is_numeric else "wordy"
+    is_marked = any(cell.startswith(tuple(MARKS.values())) for row in table.rows for cell in row)
+    kind = "numeric" if table.is_numeric else "grid" if is_marked else "wordy"
     caption = "" if table.is_folded else f'<p class="caption">{_text(table.title)}</p>'
     inner = (
         f'{caption}<div class="scroll" tabindex="0" role="region" aria-label="{_text(table.title)}">'
@@ -145,6 +148,12 @@ def _table(table: Table) -> str:
         f"<tbody>{rows}</tbody></table></div>"
     )
     return f"<details><summary>{_text(table.title)}</summary>{inner}</details>" if table.is_folded else inner
+
+
+def _cell(cell: str) -> str:
+    tone = next((tone for tone, mark in MARKS.items() if cell.startswith(f"{mark} ")), None)
+    kind = "" if tone is None else f' class="tone-{tone}"'
+    return f"<td{kind}>{_text(cell)}</td>"
 
 
 def _figure(figure: Figure) -> str:

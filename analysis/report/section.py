@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -11,6 +11,8 @@ from analysis.report.figure import Figure
 
 UNKNOWN = "–"
 Tone = Literal["good", "bad", "warn", "muted"]
+MARKS: Mapping[Tone, str] = {"good": "✓", "bad": "✗", "warn": "≈"}
+"""What a cell of a table begins with to be coloured, and to be told apart without colours."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,10 @@ class Card:
 
 @dataclass(frozen=True)
 class Cards:
-    """Verdicts side by side."""
+    """Verdicts side by side, folded away under a title where they have one."""
 
     cards: tuple[Card, ...]
+    title: str = ""
 
 
 @dataclass(frozen=True)

@@ -6,31 +6,32 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from analysis.fit_input import BASELINE
+from analysis.report.chain_verdicts import TONES, JudgedChain, judged_chains, verdict_card, verdict_grids
 from analysis.report.colours import is_peer, split_name
-from analysis.report.inputs import Inputs, baseline_of, variants_of
-from analysis.report.section import Badge, Block, Card, Cards, Missing, Section, Table, Tone, listed, number
+from analysis.report.inputs import Inputs
+from analysis.report.section import Badge, Block, Card, Cards, Missing, Section, Table, listed, number
 from analysis.stats import Interval
 from analysis.verdict import Verdict, decide
-from profiler.record import SweepRow, VariantResult
+from profiler.record import SweepRow
 
-_TONES: dict[str, Tone] = {
-    "trapped": "bad",
-    "not trapped": "good",
-    "inconclusive": "warn",
-    "not measured": "muted",
-    "depends on the batch": "warn",
-}
+# More cards than these are folded away behind a table.
+_MOST_CARDS = 6
 
 
 def verdict_section(inputs: Inputs) -> Section:
     """Return the verdicts of chains, then those of single calls."""
-    found = [pair for machine in inputs.machines for pair in _chain_cards(inputs, machine)]
-    chains = [(card, times) for card, times in found if _has_verdict(card)]
+    found = [judged for machine in inputs.machines for judged in judged_chains(inputs, machine)]
+    chains = [judged for judged in found if judged.is_judged]
     blocks: list[Block] = []
-    if chains:
-        blocks.append(Cards(tuple(card for card, _ in chains)))
+    cards = tuple(map(verdict_card, chains))
+    if len(cards) > _MOST_CARDS:
+        for machine in inputs.machines:
+            blocks += verdict_grids([judged for judged in chains if judged.machine == machine], machine)
+        blocks.append(Cards(cards, "Every verdict on whole hops, with its reason"))
+    elif cards:
+        blocks.append(Cards(cards))
     if len(chains) < len(found):
-        counts = Counter(card.title for card, _ in found if not _has_verdict(card))
+        counts = Counter(judged.kernel for judged in found if not judged.is_judged)
         silent = listed([f"{kernel} ({_runs(count)})" for kernel, count in counts.items()])
         blocks.append(
             Missing(
@@ -49,22 +50,19 @@ def verdict_section(inputs: Inputs) -> Section:
         if rows:
             blocks.append(_sweep_table(rows, machine))
     if calls:
-        blocks.insert(min(1, len(blocks)), Cards(tuple(calls)))
+        places = (place for place, block in enumerate(blocks) if isinstance(block, Cards))
+        blocks.insert(next(places, -1) + 1, Cards(tuple(calls)))
     return Section("verdict", "Verdict", "Verdict", _headline(chains, calls), tuple(blocks))
-
-
-def _has_verdict(card: Card) -> bool:
-    return any(badge.tone != "muted" for badge in card.badges)
 
 
 def _runs(count: int) -> str:
     return "1 model and engine" if count == 1 else f"{count} models and engines"
 
 
-def _headline(chains: Sequence[tuple[Card, Counter[str]]], calls: Sequence[Card]) -> str:
+def _headline(chains: Sequence[JudgedChain], calls: Sequence[Card]) -> str:
     hops: dict[str, Counter[str]] = defaultdict(Counter)
-    for card, times in chains:
-        hops[card.title] += times
+    for judged in chains:
+        hops[judged.kernel] += judged.times
     verdicts = {
         "Whole hops": [(kernel, _of_hops(times)) for kernel, times in hops.items() if times],
         "Single calls": [(card.title, card.badges[0].verdict) for card in calls],
@@ -89,75 +87,12 @@ def _of_hops(times: Counter[str]) -> str:
     return f"trapped in {times['trapped']} of {total} models, engines and batch sizes"
 
 
-def _chain_cards(inputs: Inputs, machine: str) -> Iterable[tuple[Card, Counter[str]]]:
-    """Cards of a machine's chains, each with how often a batch size got which verdict on time."""
-    for model, records in inputs.chains(machine).items():
-        rows: dict[str, dict[int, VariantResult]] = defaultdict(dict)
-        for record in records:
-            baseline = baseline_of(record)
-            for row in variants_of(record):
-                if row.kernel == baseline or row.kernel.startswith("null_"):
-                    continue
-                known = rows[row.kernel].get(row.batch_size)
-                if known is None or _says(row) >= _says(known):
-                    rows[row.kernel][row.batch_size] = row
-        for kernel, by_batch in rows.items():
-            times = Counter[str](
-                row.verdict_time for row in by_batch.values() if row.verdict_time is not None
-            )
-            yield _chain_card(kernel, f"{model} on {machine}", by_batch), times
-
-
-def _says(row: VariantResult) -> int:
-    return 2 * (row.verdict_time is not None) + (row.verdict_energy is not None)
-
-
-def _chain_card(kernel: str, where: str, by_batch: dict[int, VariantResult]) -> Card:
-    batches = sorted(by_batch)
-    time = {b: by_batch[b].verdict_time or "not measured" for b in batches}
-    energy = {b: by_batch[b].verdict_energy or "not measured" for b in batches}
-    reasons = [
-        (f"B = {b}: " if len(batches) > 1 else "")
-        + _sentence(by_batch[b].verdict_reason or _why_not(by_batch[b]))
-        for b in batches
-    ]
-    sizes = "B = " + ", ".join(map(str, batches))
-    estimate = any(by_batch[b].energy_is_estimate for b in batches)
-    return Card(
-        kernel,
-        f"{where}, {sizes}",
-        (
-            _badge("time", time.values()),
-            _badge("energy, estimate" if estimate else "energy", energy.values()),
-        ),
-        " ".join(reasons),
-    )
-
-
-def _why_not(row: VariantResult) -> str:
-    if row.mode == "generate" and row.cor_tps is None:
-        return "not compared on the same hops: run the chain with replayed hops (--ablation 4) or fixed ones (--hops)"
-    return "no interval, so no verdict"
-
-
-def _sentence(text: str) -> str:
-    text = f"{text[:1].upper()}{text[1:]}"
-    return text if text.endswith(".") else f"{text}."
-
-
-def _badge(quantity: str, verdicts: Iterable[str]) -> Badge:
-    distinct = set(verdicts)
-    known = distinct - {"not measured"}
-    verdict = "depends on the batch" if len(known) > 1 else next(iter(known or distinct))
-    return Badge(quantity, verdict, _TONES[verdict])
-
-
 def _call_badge(by_verdict: dict[Verdict, list[SweepRow]], total: int) -> Badge:
     loses, wins = len(by_verdict[Verdict.TRAPPED]), len(by_verdict[Verdict.NOT_TRAPPED])
     if 0 < loses < total:
         return Badge("time", f"trapped in {loses} of {total} cells", "bad" if loses > wins else "warn")
     verdict = "trapped" if loses else "not trapped" if wins == total else "inconclusive"
-    return Badge("time", verdict, _TONES[verdict])
+    return Badge("time", verdict, TONES[verdict])
 
 
 def _sweep_cards(rows: Sequence[SweepRow], machine: str) -> Iterable[Card]:

@@ -333,3 +333,17 @@ def test_shapes_are_those_of_the_model_table(key: str) -> None:
     assert shape.linear_weights == spec.linear_parameters
     assert sum(layer.count * layer.n * layer.k for layer in shape.separate) == spec.linear_parameters
     assert (shape.head.n, shape.head.k) == (spec.vocab_size, spec.hidden_size)
+
+
+def test_runs_left_out_for_one_reason_are_one_sentence() -> None:
+    early = [chain(HOPS, later_s=-number, number=number) for number in range(1, 6)]
+    eager = [chain(HOPS, engine="eager", number=number) for number in (6, 7)]
+    found = check_prediction(prediction(), [*early, *eager, chain(HOPS, number=8)])
+    others, before = found.skipped
+    ids = [record.run_id for record in early]
+    assert others == (
+        f"2 runs ({eager[0].run_id}, {eager[1].run_id}) ran with engine=eager, the prediction is for graph"
+    )
+    assert before.startswith(f"5 runs ({ids[0]}, {ids[1]}, {ids[2]} and 2 more) started at ")
+    assert before.endswith("UTC: they are not held out")
+    assert {entry.run_id for entry in found.held_out} == {chain(HOPS, number=8).run_id}

@@ -3,7 +3,7 @@
 import pytest
 from published_chain_runs import cells, heading, row, run
 
-from benchmarks.chain_cells import quotient
+from analysis.cost_ratio import quotient
 from benchmarks.hop_tables import engine_table, hop_table
 from benchmarks.published import NotPublished
 
