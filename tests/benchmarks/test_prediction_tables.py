@@ -197,7 +197,7 @@ def test_of_several_predictions_each_has_its_own_errors() -> None:
     made = [(FILE, first), (FILE.with_name("q.json"), second)]
     text = prediction_summary(made, [*history(first, chains), *history(second, chains)], chains)
     shares = [line.split("|")[2:4] for line in text.splitlines() if line.startswith("| hop time")]
-    assert shares == [[" 4 ", " 10.0% "], [" 1 ", " 20.0% "]]
+    assert shares == [[" 1 ", " 20.0% "], [" 4 ", " 10.0% "]], "the newest first"
     assert "12:00:30 UTC (`results/h200/predictions/q.json`" in text
 
 
