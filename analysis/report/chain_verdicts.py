@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from analysis.cost_ratio import energy_ratio, time_ratio
-from analysis.report.inputs import BUNDLED, Inputs, baseline_of, variants_of
+from analysis.report.inputs import Inputs, baseline_of, variants_of
 from analysis.report.section import MARKS, UNKNOWN, Badge, Card, Table, Tone, listed
 from analysis.stats import Interval
 from analysis.verdict import THROTTLED, judge_energy, judge_time
@@ -46,12 +46,11 @@ class JudgedChain:
 
 
 def judged_chains(inputs: Inputs, machine: str) -> Iterable[JudgedChain]:
-    """Variants of a machine's chains; the bundled model, which is made for tests, after all others."""
-    chains = inputs.chains(machine)
-    for model in sorted(chains, key=lambda model: model.startswith(BUNDLED)):
+    """Return the variants of a machine's chains."""
+    for model, records in inputs.chains(machine).items():
         rows: dict[str, dict[int, VariantResult]] = defaultdict(dict)
         costs: dict[tuple[str, str], dict[int, Interval]] = defaultdict(dict)
-        for record in chains[model]:
+        for record in records:
             baseline = baseline_of(record)
             own = variants_of(record)
             for row in own:

@@ -9,7 +9,6 @@ from dataclasses import replace
 
 from analysis.report.colours import styles
 from analysis.report.figure import Figure, Line, Panel, Style
-from analysis.report.inputs import BUNDLED
 from analysis.report.section import Report
 
 _KEY = "headline"
@@ -60,9 +59,7 @@ def _speedup(report: Report) -> tuple[Figure, Panel] | None:
 
 
 def _of(report: Report, prefix: str) -> list[Figure]:
-    """Figures of a kind; the bundled model, which is made for tests, after all others."""
-    found = [figure for figure in report.figures if figure.key.startswith(prefix)]
-    return sorted(found, key=lambda figure: figure.title.startswith(BUNDLED))
+    return [figure for figure in report.figures if figure.key.startswith(prefix)]
 
 
 def _weights(panel: Panel) -> int:

@@ -17,8 +17,8 @@ from analysis.si_draws import VariantSamples
 from profiler.record import RunRecord, SweepRow, VariantResult
 
 Cell = tuple[str, int, int, int]
-BUNDLED = "tiny"
-"""The bundled model, which is made for tests: shown after all others."""
+# Made for tests.
+_BUNDLED = "tiny"
 
 
 @dataclass(frozen=True)
@@ -94,11 +94,14 @@ class Inputs:
         return [r for r in self.records if r.kind == kind and machine_of(r) == machine]
 
     def chains(self, machine: str) -> dict[str, list[RunRecord]]:
-        """Return the chains of a machine by what they can be compared in: model, engine and prompt length."""
+        """Return the chains of a machine by what they can be compared in: model, engine and prompt length.
+
+        Oldest first, and the bundled model after all others.
+        """
         found: dict[str, list[RunRecord]] = defaultdict(list)
         for record in self.of_kind("chain", machine):
             found[label_of(record)].append(record)
-        return dict(found)
+        return dict(sorted(found.items(), key=lambda pair: model_of(pair[1][0]) == _BUNDLED))
 
     def cells(self, machine: str) -> dict[Cell, SweepRow]:
         """Return the timed rows of a machine's sweeps by kernel, m, n and k; of repeated ones the newest."""
