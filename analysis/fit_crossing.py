@@ -221,14 +221,15 @@ def measured_by_chain(records: Sequence[RunRecord]) -> dict[tuple[str, str], Mea
     """Return the measured crossings of chains, by model and kernel, over the batch size.
 
     From replayed hops where there are some; else from the two medians of free-running hops, with all that their own
-    intervals allow.
+    intervals allow. Hops of one mode are compared with each other alone.
     """
     ratios: dict[tuple[str, str], dict[int, Interval]] = defaultdict(dict)
     for record in records:
         rows = [row for row in record.results if isinstance(row, VariantResult)]
-        native = {row.batch_size: row for row in rows if row.kernel == BASELINE}
-        for row in rows:
-            found = time_ratio(row, native.get(row.batch_size))
+        native = {(row.mode, row.batch_size): row for row in rows if row.kernel == BASELINE}
+        variants = [row for row in rows if row.kernel != BASELINE and not row.kernel.startswith("null_")]
+        for row in sorted(variants, key=lambda row: row.mode == "replay"):
+            found = time_ratio(row, native.get((row.mode, row.batch_size)))
             if found is not None:
                 ratios[str(record.arguments.get("model")), row.kernel][row.batch_size] = found
     return {key: measured_crossing(by_batch) for key, by_batch in ratios.items() if len(by_batch) > 1}

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from analysis.crossing import MeasuredCrossing
 from analysis.fit_crossing import measured_by_chain
 from analysis.fit_input import machine_of
 from analysis.predict_file import PredictedCell, PredictedCrossing, Prediction
@@ -27,8 +28,8 @@ class CrossingCheck:
         kernel: variant.
         predicted: crossings by the estimates.
         brackets: measured neighbours between which the verdict changes, and what the variant does above.
-        agrees: whether both cross within one step of the measured grid, or neither crosses; None where the measured
-            intervals decide at fewer than 2 batch sizes.
+        agrees: whether both lose at the same end of the measured grid and cross within one step of it, or neither
+            crosses; None where the measured intervals decide at fewer than 2 batch sizes.
     """
 
     model: str
@@ -224,16 +225,18 @@ def _check_crossings(prediction: Prediction, records: Sequence[RunRecord]) -> li
             continue
         grid = sorted({*seen.loses, *seen.wins, *seen.unclear})
         decided = len(seen.loses) + len(seen.wins)
-        agrees = None if decided < 2 else _agrees(crossing, seen.brackets, grid)
+        agrees = None if decided < 2 else _agrees(crossing, seen, grid)
         found.append(
             CrossingCheck(crossing.model, crossing.kernel, tuple(crossing.b_star), seen.brackets, agrees)
         )
     return found
 
 
-def _agrees(
-    crossing: PredictedCrossing, brackets: Sequence[tuple[int, int, str]], grid: Sequence[int]
-) -> bool:
+def _agrees(crossing: PredictedCrossing, seen: MeasuredCrossing, grid: Sequence[int]) -> bool:
+    brackets = seen.brackets
+    loses_first = brackets[0][2] == "wins" if brackets else bool(seen.loses)
+    if loses_first != any(low <= grid[0] <= high for low, high in crossing.loses):
+        return False
     stars = [b for b in crossing.b_star if grid[0] < b < grid[-1]]
     if len(stars) != len(brackets):
         return False

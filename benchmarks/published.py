@@ -12,7 +12,7 @@ from profiler.record import RunRecord, SweepRow, list_runs, load_record
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PREDICTIONS = "predictions"
-"""Folder of a machine's stored predictions and of the history of their checks."""
+"""Folder of a machine's stored predictions; the history of their checks is shipped with the fits."""
 
 Chains = Sequence[tuple[Path, RunRecord]]
 
@@ -55,7 +55,9 @@ def published_predictions(folder: str) -> tuple[list[tuple[Path, Prediction]], l
     place = RESULTS / folder / PREDICTIONS
     predictions = [(path, read_prediction(path)) for path in sorted(place.glob("*.json"))]
     predictions.sort(key=lambda pair: pair[1].created_utc)
-    return predictions, read_history(place / HISTORY)
+    machines = {prediction.machine for _, prediction in predictions}
+    history = read_history(ROOT / "analysis" / "data" / "fits" / HISTORY)
+    return predictions, [entry for entry in history if entry.machine in machines]
 
 
 def place_of(path: Path) -> str:

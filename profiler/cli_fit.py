@@ -11,6 +11,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from profiler.cli_fit_joules import joules_table, machine_table
+
 if TYPE_CHECKING:
     from analysis.crossing import CrossingEstimate
     from analysis.fit_crossing import Layer
@@ -47,6 +49,7 @@ def fit_command(
     )
     from analysis.fit_file import write_fits
     from analysis.fit_input import NATIVE_KERNELS, read_runs
+    from analysis.fit_joules import alpha_of_model, cast_joules
     from analysis.fit_picture import draw_residuals
 
     if b_max < 2:
@@ -64,6 +67,8 @@ def fit_command(
     energies = {name: energy_crossing(fits, name, layers, b_max=b_max) for name in variants}
     printed = {name: printed_b_star(fits, name, layers) for name in variants}
     scales = {name: _scale(fits, name) for name in variants}
+    alpha = alpha_of_model(fits, layers)
+    joules = {name: cast_joules(fits, name, layers) for name, kernel in fits.kernels.items() if kernel.cast}
     path = write_fits(out, fits)
     picture = path.with_suffix(".png")
     draw_residuals(fits, picture)
@@ -79,6 +84,12 @@ def fit_command(
                     "warnings": _all_warnings(fits),
                     "parameters": {n: _parameters(k.time) for n, k in fits.kernels.items()},
                     "phi": {n: _parameters(k.cast) for n, k in fits.kernels.items() if k.cast},
+                    "phi_j": {
+                        n: c and {"pass_j": _ends(c.pass_j), "row_j": _ends(c.row_j)}
+                        for n, c in joules.items()
+                    },
+                    "alpha_j_per_bit": _ends(alpha),
+                    "read_bytes_per_s": fits.read_bytes_per_s,
                     "energy": None if fits.energy is None else _parameters(fits.energy),
                     "host": None if fits.host is None else _parameters(fits.host),
                     "between": {kernel: _parameters(fit) for kernel, fit in fits.between.items()},
@@ -100,8 +111,10 @@ def fit_command(
         )
         return
     console.print(f"{fits.machine}, {len(fits.runs)} runs, {len(fits.kernels)} kernels")
+    console.print(machine_table(fits))
     console.print(_times_table(fits))
     console.print(_phi_table(fits))
+    console.print(joules_table(model, alpha, joules))
     if fits.between:
         console.print(_between_table(fits))
     console.print(_crossing_table(model, times, energies, printed, scales))

@@ -13,8 +13,10 @@ import typer
 from rich.console import Console
 
 from profiler.cli_predict_inputs import (
+    check_samples,
     find_machine,
     kernel_memory,
+    known_history,
     load_records,
     model_shape,
     parse_batches,
@@ -83,7 +85,10 @@ def predict_command(
     b_max: Annotated[int, typer.Option(help="Largest batch that B* is looked for in.")] = 256,
     draws: Annotated[int, typer.Option(help="Bootstrap draws of the fits that intervals use.")] = 100,
     fits: Annotated[
-        Path, typer.Option(help="Folder of fits, and of the history of checked predictions.")
+        Path,
+        typer.Option(
+            help="Folder of fits, and of the history of checked predictions, which the shipped one is added to."
+        ),
     ] = Path("fits"),
     calibrate: Annotated[
         list[Path] | None,
@@ -126,9 +131,9 @@ def predict_command(
     )
     if out is not None:
         write_prediction(out, prediction)
-    from analysis.predict_history import HISTORY, error_rows, read_history, summarise_errors
+    from analysis.predict_history import error_rows, summarise_errors
 
-    history = read_history(fits / HISTORY)
+    history = known_history(fits)
     errors = summarise_errors(history)
     if as_json:
         fields = prediction.model_dump(mode="json")
@@ -235,14 +240,15 @@ def _missing(machine: Machine) -> list[str]:
 def _check(path: Path, runs: Sequence[Path], fits: Path, as_json: bool) -> None:
     from analysis.predict_check import check_prediction
     from analysis.predict_file import read_prediction
-    from analysis.predict_history import HISTORY, append_history, read_history, summarise_errors
+    from analysis.predict_history import HISTORY, append_history, summarise_errors
 
     if not runs:
         raise ValueError(f"--check {path} needs 1 or more chain runs made after it, got 0")
     prediction = read_prediction(path)
     found = check_prediction(prediction, [record for run in runs for record in load_records(run)])
+    check_samples(runs, {entry.run_id for entry in found.held_out})
     added = append_history(fits / HISTORY, found.held_out)
-    own, ever = summarise_errors(found.held_out), summarise_errors(read_history(fits / HISTORY))
+    own, ever = summarise_errors(found.held_out), summarise_errors(known_history(fits))
     if as_json:
         typer.echo(
             json.dumps(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from profiler.record import RecordError, RunRecord, list_runs, load_record
+from profiler.record import RecordError, RunRecord, iter_samples, list_runs, load_record
 
 if TYPE_CHECKING:
     from analysis.model_shape import HopEngine, ModelShape
+    from analysis.predict_history import HeldOut
     from analysis.predict_machine import GpuFigures, Machine
     from analysis.predict_memory import Memory
     from profiler.hardware import GpuSpec
@@ -118,7 +120,7 @@ def find_machine(arch: str, folder: Path) -> Machine:
     from analysis.predict_machine import from_fits, transferred
     from profiler.hardware import HARDWARE, get_arch
 
-    folders = [folder, _packaged_fits()]
+    folders = [folder, packaged_fits()]
     spec, name = _named(arch)
     wanted = [name] if spec is None else [spec.key, name]
     for place in folders:
@@ -171,7 +173,20 @@ def gpu_figures(spec: GpuSpec) -> GpuFigures:
     )
 
 
-def _packaged_fits() -> Path:
+def known_history(fits: Path) -> list[HeldOut]:
+    """Return every check of a prediction that the package was shipped with or a folder of fits keeps, each once.
+
+    Raises:
+        ValueError: a line is no entry.
+    """
+    from analysis.predict_history import HISTORY, read_history
+
+    entries = [entry for folder in (packaged_fits(), fits) for entry in read_history(folder / HISTORY)]
+    return list({entry.key: entry for entry in entries}.values())
+
+
+def packaged_fits() -> Path:
+    """Return the folder of the fits that the package was shipped with, and of the history of their checks."""
     import analysis
 
     return Path(analysis.__file__).parent / _PACKAGED_FITS
@@ -195,12 +210,36 @@ def load_records(path: Path) -> list[RunRecord]:
     Raises:
         ValueError: there is none, or one cannot be read.
     """
-    if path.is_dir() and not (path / "run.json").is_file():
-        inside = list(list_runs(path))
-        if not inside:
-            raise ValueError(f"{path} holds no runs")
-        return [_load(run) for run in inside]
-    return [_load(path)]
+    return [_load(run) for run in _runs_in(path)]
+
+
+def check_samples(paths: Iterable[Path], run_ids: Collection[str]) -> None:
+    """Read the samples of runs, which must be those that their records were written with.
+
+    Args:
+        paths: runs, or folders of runs.
+        run_ids: those of them to read.
+
+    Raises:
+        ValueError: they are not, or one is no legal sample.
+    """
+    for run in (run for path in paths for run in _runs_in(path)):
+        if _load(run).run_id not in run_ids:
+            continue
+        try:
+            for _ in iter_samples(run):
+                pass
+        except RecordError as error:
+            raise ValueError(str(error)) from error
+
+
+def _runs_in(path: Path) -> list[Path]:
+    if not path.is_dir() or (path / "run.json").is_file():
+        return [path]
+    inside = list(list_runs(path))
+    if not inside:
+        raise ValueError(f"{path} holds no runs")
+    return inside
 
 
 def _load(path: Path) -> RunRecord:

@@ -1,5 +1,6 @@
 """Stored predictions, runs that check them, the history of errors, and the command around them."""
 
+import gzip
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from prediction_world import MODEL, WHEN, chain, fits
 from typer.testing import CliRunner
 
+from analysis.fit_crossing import measured_by_chain
 from analysis.fit_file import write_fits
 from analysis.predict_check import check_prediction
 from analysis.predict_file import (
@@ -21,8 +23,8 @@ from analysis.predict_file import (
 )
 from analysis.predict_history import HISTORY, append_history, read_history, summarise_errors
 from profiler.cli import app
-from profiler.cli_predict_inputs import model_shape, parse_batches
-from profiler.record import RunRecord, write_run
+from profiler.cli_predict_inputs import known_history, model_shape, parse_batches
+from profiler.record import RunRecord, VariantResult, write_run
 from reasoning.model_table import MODELS, get_model_spec
 
 MEMORY = PredictedMemory(
@@ -53,7 +55,9 @@ def cell(kernel: str, batch: int, hop_s: float, **changed: Any) -> PredictedCell
     return PredictedCell(**(fields | changed))
 
 
-def prediction(*, star: Sequence[float] = (9.0,), **changed: Any) -> Prediction:
+def prediction(
+    *, star: Sequence[float] = (9.0,), loses: Sequence[tuple[float, float]] = (), **changed: Any
+) -> Prediction:
     crossing = PredictedCrossing(
         model=MODEL.key,
         kernel="fused_nf4",
@@ -61,7 +65,7 @@ def prediction(*, star: Sequence[float] = (9.0,), **changed: Any) -> Prediction:
         answer="",
         regime="above",
         confidence=1.0,
-        loses=[],
+        loses=list(loses),
         b_star=list(star),
         b_star_ci95=None,
     )
@@ -177,6 +181,69 @@ def test_b_star_agrees_within_a_step_of_the_grid(star: tuple[float, ...], agrees
     hops = {(kernel, b): 1e-3 for kernel in ("bf16", "fused_nf4") for b in sizes}
     (found,) = check_prediction(prediction(star=star), [chain(hops, ratios=ratios)]).crossings
     assert found.brackets == ((16, 32, "loses"),) and found.agrees is agrees
+
+
+@pytest.mark.parametrize(
+    ("loses", "star", "ratio", "agrees"),
+    [
+        ([(1.0, 256.0)], (), 0.8, False),
+        ([(1.0, 256.0)], (), 1.2, True),
+        ([], (), 1.2, False),
+        ([], (), 0.8, True),
+        # Beyond the grid: it loses above, and wins in all of the grid.
+        ([(200.0, 256.0)], (200.0,), 0.8, True),
+        ([(200.0, 256.0)], (200.0,), 1.2, False),
+    ],
+)
+def test_without_a_crossing_in_the_grid_the_same_side_has_to_lose(
+    loses: list[tuple[float, float]], star: tuple[float, ...], ratio: float, agrees: bool
+) -> None:
+    sizes = (1, 8, 32, 128)
+    ratios = {("fused_nf4", b): ratio for b in sizes}
+    hops = {(kernel, b): 1e-3 for kernel in ("bf16", "fused_nf4") for b in sizes}
+    given = prediction(star=star, loses=loses)
+    (found,) = check_prediction(given, [chain(hops, ratios=ratios)]).crossings
+    assert found.brackets == () and found.agrees is agrees
+
+
+def test_a_variant_that_is_to_lose_below_and_loses_above_does_not_agree() -> None:
+    sizes = (1, 2, 8, 16, 32, 64, 128)
+    ratios = {("fused_nf4", b): 0.8 if b < 32 else 1.2 for b in sizes}
+    hops = {(kernel, b): 1e-3 for kernel in ("bf16", "fused_nf4") for b in sizes}
+    given = prediction(star=(20.0,), loses=[(1.0, 20.0)])
+    (found,) = check_prediction(given, [chain(hops, ratios=ratios)]).crossings
+    assert found.agrees is False
+
+
+def test_hops_are_compared_in_their_own_mode_and_bf16_with_nothing() -> None:
+    sizes = (1, 8, 64)
+    hops = {(kernel, b): 1e-3 for kernel in ("bf16", "fused_nf4", "null_nf4") for b in sizes}
+    run = chain(hops, ratios={("fused_nf4", b): 1.2 for b in sizes})
+    rows = [row for row in run.results if isinstance(row, VariantResult)]
+    # Replayed hops of bf16 and null that are faster than the generated ones of all.
+    bare = {"mode": "replay", "cor_tps": None, "cor_tps_ci95": None, "hop_ms_p50": 0.5}
+    replayed = [row.model_copy(update=bare) for row in rows if row.kernel != "fused_nf4"]
+    found = measured_by_chain([run.model_copy(update={"results": [*rows, *replayed]})])
+    assert {kernel for _, kernel in found} == {"fused_nf4"}
+    assert found[MODEL.key, "fused_nf4"].loses == sizes
+
+
+def test_a_run_whose_samples_were_changed_checks_nothing(tmp_path: Path) -> None:
+    write_prediction(tmp_path / "p.json", prediction())
+    run = write_run(tmp_path / "runs", chain(HOPS), [])
+    words = ["predict", "--check", str(tmp_path / "p.json"), str(run), "--fits", str(tmp_path)]
+    (run / "samples.jsonl.gz").write_bytes(gzip.compress(b'{"hop_s":NaN}\n'))
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code != 0 and "line 1 is not a sample" in result.stderr
+    assert not (tmp_path / HISTORY).exists()
+
+
+def test_the_shipped_history_is_shown_with_ones_own(tmp_path: Path) -> None:
+    shipped = known_history(tmp_path)
+    assert len(shipped) > 400 and {entry.machine for entry in shipped} == {"NVIDIA H200"}
+    own = check_prediction(prediction(), [chain(HOPS)]).held_out
+    append_history(tmp_path / HISTORY, [*own, *shipped[:3]])
+    assert len(known_history(tmp_path)) == len(shipped) + len(own)
 
 
 def test_the_history_keeps_every_check_once(tmp_path: Path) -> None:
