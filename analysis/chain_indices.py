@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from analysis.si import IndexValue, e_si, s_si_linear, si_linear, t_si
+from analysis.si import EnergyUnit, IndexValue, e_si, s_si_linear, s_si_log, si_geometric, si_linear, t_si
 from profiler.record import VariantResult
+
+LOG_UNIT = EnergyUnit.KILOWATT_HOUR
+"""Of Eq. 5 here: the unit in which it gives the 0.468 that the paper prints, at gamma = 1."""
 
 
 def index_fields(row: VariantResult, reference: VariantResult) -> dict[str, object]:
@@ -44,6 +47,20 @@ def index_fields(row: VariantResult, reference: VariantResult) -> dict[str, obje
                 f"{row.kernel}: outside [0, 1], where the paper places the indices: {', '.join(named)}"
             )
     return fields | {"notes": notes}
+
+
+def geometric_index(row: VariantResult) -> float | None:
+    """SI by the geometric policy (Remark 3.1) with the weights of Eq. 6; None where a part is missing or negative."""
+    if row.t_si is None or row.e_si is None or row.s_si is None or min(row.t_si, row.e_si, row.s_si) < 0:
+        return None
+    return si_geometric(row.t_si, row.e_si, row.s_si).value
+
+
+def log_energy_index(row: VariantResult, reference: VariantResult | None) -> float | None:
+    """S_SI by Eq. 5 in :data:`LOG_UNIT`; None unless both rows have joules above 0."""
+    if reference is None or not row.energy_j_per_query or not reference.energy_j_per_query:
+        return None
+    return s_si_log(row.energy_j_per_query, reference.energy_j_per_query, unit=LOG_UNIT).value
 
 
 def _either(

@@ -8,6 +8,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from analysis.chain_indices import geometric_index
 from analysis.chain_summary import generated
 from analysis.chain_sweep_table import sweep_table, waterfall_tables
 from profiler.record import RunRecord, VariantResult, is_energy_estimate
@@ -133,6 +134,7 @@ _FIGURES: tuple[tuple[str, Callable[[VariantResult], str]], ...] = (
     ("E_SI (Eq. 3)", lambda r: _number(r.e_si, 3)),
     ("S_SI (linear form)", lambda r: _number(r.s_si, 3)),
     ("SI (Eq. 6)", lambda r: _number(r.si, 3)),
+    ("SI geometric (Remark 3.1)", lambda r: _number(geometric_index(r), 3)),
 )
 
 

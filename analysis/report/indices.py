@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 
+from analysis.chain_indices import LOG_UNIT, geometric_index, log_energy_index
 from analysis.report.colours import styles
 from analysis.report.divergences import divergence_blocks
 from analysis.report.figure import Axis, Figure, Label, Line, Panel, Style
-from analysis.report.inputs import Inputs, variants_of
+from analysis.report.inputs import Inputs, baseline_of, variants_of
 from analysis.report.section import Block, Missing, Section, Table, Words, listed, number, percent, slug
 from analysis.si_policy import Indices, pareto_front, weight_sensitivity
-from profiler.record import VariantResult
+from profiler.record import RunRecord, VariantResult
 
 _CORNERS = (("trust", 90.0), ("economy", 210.0), ("energy", 330.0))
 _RINGS = 4
@@ -24,7 +25,7 @@ def index_section(inputs: Inputs) -> Section:
             record = max(reversed(records), key=lambda one: len(_indexed(variants_of(one))))
             rows = _indexed(variants_of(record))
             if len(rows) > 1:
-                blocks += _blocks(rows, model, machine)
+                blocks += _blocks(record, rows, model, machine)
                 own = inputs.samples.get(record.run_id)
                 blocks += divergence_blocks(record, rows, own, model, machine)
     if not blocks:
@@ -38,8 +39,10 @@ def index_section(inputs: Inputs) -> Section:
         "si",
         "SI",
         "Sustainability Index and Pareto front",
-        "T_SI (Eq. 2), E_SI (Eq. 3) and S_SI (linear form) of the paper, each against the reference at 1. The paper "
-        "places them in [0, 1]; its formulas leave that range, and values are shown as they come out.",
+        "T_SI (Eq. 2), E_SI (Eq. 3) and S_SI of the paper, each against the reference at 1. The paper places them in "
+        "[0, 1]; its formulas leave that range, and values are shown as they come out. Figures, front, weightings and "
+        f"both SI take the linear S_SI. The log form (Eq. 5) depends on the unit: it is taken in {LOG_UNIT.value} at "
+        "γ = 1, which gives the paper's example; of energies far below that unit it is the linear form cut off at 1.",
         tuple(blocks),
     )
 
@@ -53,12 +56,12 @@ def _indexed(rows: list[VariantResult]) -> dict[str, VariantResult]:
     return found
 
 
-def _blocks(rows: dict[str, VariantResult], model: str, machine: str) -> list[Block]:
+def _blocks(record: RunRecord, rows: dict[str, VariantResult], model: str, machine: str) -> list[Block]:
     indices = {
         k: Indices(max(0, r.t_si or 0), max(0, r.e_si or 0), max(0, r.s_si or 0)) for k, r in rows.items()
     }
     front = pareto_front(indices)
-    wins = weight_sensitivity(indices)
+    linear, geometric = (weight_sensitivity(indices, is_geometric=chosen).wins for chosen in (False, True))
     figure = Figure(
         f"si-{slug(machine)}-{slug(model)}",
         f"{model} on {machine}: trust, economy, energy",
@@ -70,22 +73,37 @@ def _blocks(rows: dict[str, VariantResult], model: str, machine: str) -> list[Bl
         ),
     )
     table = Table(
-        "Indices, and at which share of all weightings each variant comes first",
-        ("kernel", "T_SI", "E_SI", "S_SI", "SI (0.34, 0.33, 0.33)", "first", "on the front"),
+        "Indices; SI with the weights (0.34, 0.33, 0.33)",
+        (
+            "kernel",
+            "T_SI",
+            "E_SI",
+            "S_SI, linear",
+            f"S_SI, log, {LOG_UNIT.value}",
+            "SI, linear",
+            "SI, geometric",
+        ),
         tuple(
             (
                 kernel,
                 number(row.t_si),
                 number(row.e_si),
                 number(row.s_si),
+                number(log_energy_index(row, _reference(record, row))),
                 number(row.si),
-                percent(wins.wins[kernel], 0),
-                "yes" if kernel in front else "no",
+                number(geometric_index(row)),
             )
             for kernel, row in rows.items()
         ),
     )
-    blocks: list[Block] = [figure, table]
+    weightings = Table(
+        "Share of all weightings at which each variant comes first",
+        ("kernel", "SI, linear", "SI, geometric", "on the front"),
+        tuple(
+            (k, percent(linear[k], 0), percent(geometric[k], 0), "yes" if k in front else "no") for k in rows
+        ),
+    )
+    blocks: list[Block] = [figure, table, weightings]
     if any(row.energy_is_estimate for row in rows.values()):
         blocks.append(
             Words(
@@ -94,6 +112,12 @@ def _blocks(rows: dict[str, VariantResult], model: str, machine: str) -> list[Bl
             )
         )
     return blocks
+
+
+def _reference(record: RunRecord, row: VariantResult) -> VariantResult | None:
+    """The baseline's row that the indices of this one were formed against."""
+    wanted = (baseline_of(record), row.batch_size, row.mode)
+    return next((r for r in variants_of(record) if (r.kernel, r.batch_size, r.mode) == wanted), None)
 
 
 def _radar(indices: dict[str, Indices]) -> Panel:

@@ -246,6 +246,10 @@ def test_table_prints_every_figure(summary) -> None:
         "4 (fake estimate)",
     ):
         assert part in text, part
+    # 0.5^0.34 * 0.8^0.33 * 0.5^0.33 = 0.584, below the sum of Eq. 6.
+    shown = {line.split("│")[1].strip(): line.split("│")[2:-1] for line in text.splitlines() if "│" in line}
+    assert [cell.strip() for cell in shown["SI (Eq. 6)"]] == ["1.000", "0.599"]
+    assert [cell.strip() for cell in shown["SI geometric (Remark 3.1)"]] == ["1.000", "0.584"]
     assert "unfused_nf4" not in text, "replayed rows stay in the record where rows ran free"
 
 

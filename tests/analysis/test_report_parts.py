@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,6 +62,52 @@ def test_without_samples_drift_is_named_as_missing() -> None:
     assert any("no drift is shown" in what for what in missing)
     words = [b.text for b in section(report, "si").blocks if isinstance(b, Words)]
     assert any("needs the samples" in text for text in words)
+
+
+def index_tables(*variants: dict[str, Any]) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]]:
+    """Rows of both tables of indices, by kernel, for a baseline of 519.79 J per query and these variants of it."""
+    equal = {"t_si": 1.0, "e_si": 1.0, "s_si": 1.0, "si": 1.0}
+    rows = [given.variant("bf16", 1, energy_j_per_query=519.79, **equal)]
+    rows += [given.variant(fields.pop("kernel"), 1, **fields) for fields in variants]
+    report = build_report(Inputs((given.accuracy_chain(results=rows),)), given.catalogue())
+    tables = (table_of(report, "si", "Indices"), table_of(report, "si", "Share of all weightings"))
+    assert tables[0].head[3:] == ("S_SI, linear", "S_SI, log, kWh", "SI, linear", "SI, geometric")
+    first, second = ({row[0]: row[1:] for row in table.rows} for table in tables)
+    return first, second
+
+
+def test_the_papers_example_is_shown_in_both_forms_and_policies() -> None:
+    shares = {"t_si": 0.9138, "e_si": 0.8, "s_si": 0.4680, "si": 0.729132}
+    indices, weightings = index_tables(
+        {"kernel": "fused_nf4", "energy_j_per_query": 1110.56, **shares},
+        {"kernel": "unfused_nf4", "energy_j_per_query": None, "energy_source": "none", **shares},
+    )
+    assert indices["bf16"] == ("1.00",) * 6
+    # log(1 + 519.79 / 3.6e6) / log(1 + 1110.56 / 3.6e6) = 0.4681, and
+    # exp(0.34 * -0.09014 + 0.33 * -0.22314 + 0.33 * -0.75929) = exp(-0.35485) = 0.7013.
+    assert indices["fused_nf4"] == ("0.914", "0.800", "0.468", "0.468", "0.729", "0.701")
+    assert indices["unfused_nf4"] == ("0.914", "0.800", "0.468", "–", "0.729", "0.701")
+    assert weightings["bf16"] == ("100 %", "100 %", "yes")
+    assert weightings["fused_nf4"] == ("0 %", "0 %", "no")
+
+
+@pytest.mark.parametrize(("joules", "log"), [(259.895, "1.00"), (0.0, "–")])
+def test_a_saving_is_cut_off_in_the_log_form_and_no_energy_has_none(joules: float, log: str) -> None:
+    shares = {"t_si": 1.0, "e_si": 1.0, "s_si": 2.0, "si": 1.33}
+    indices, _ = index_tables({"kernel": "fused_nf4", "energy_j_per_query": joules, **shares})
+    # 2 ** 0.33 = 1.257.
+    assert indices["fused_nf4"] == ("1.00", "1.00", "2.00", log, "1.33", "1.26")
+
+
+def test_weightings_differ_between_the_policies() -> None:
+    indices, weightings = index_tables(
+        {"kernel": "fused_nf4", "t_si": 0.0, "e_si": 4.0, "s_si": 1.0, "si": 1.65}
+    )
+    assert indices["fused_nf4"][-2:] == ("1.65", "0")
+    # Of 231 weightings in steps of 1/20, (a, b, c) of trust, economy and energy: by Eq. 6 it comes first where
+    # 3b > a, in 165, and ties where 3b = a, in 6; by the product only where a = 0, in 20, with 1 tie.
+    assert weightings["fused_nf4"] == ("73 %", "9 %", "yes")
+    assert weightings["bf16"] == ("27 %", "91 %", "yes")
 
 
 def test_divergence_is_a_slope_with_an_interval(whole: Report) -> None:
