@@ -25,7 +25,7 @@ from profiler.cli_errors import (
 )
 from profiler.energy import best_meter
 from profiler.environment import capture_environment, scrub_command
-from profiler.record import RecordError, RunRecord, Sample, new_run_id, write_run
+from profiler.record import RecordError, RunRecord, Sample, load_record, new_run_id, write_run
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -79,10 +79,9 @@ class ChainEnd:
     """What went wrong, in a sentence."""
 
     def as_json(self) -> dict[str, Any]:
-        """The record, and how the command ended."""
-        fields = self.record.model_dump(mode="json")
-        if self.folder is not None:
-            fields["run_id"] = self.folder.name
+        """The record as it was stored, and how the command ended."""
+        record = self.record if self.folder is None else load_record(self.folder)
+        fields = record.model_dump(mode="json")
         run = None if self.folder is None else str(self.folder)
         return fields | {"run": run, "exit_code": self.code, "error": self.trouble}
 

@@ -121,6 +121,12 @@ def chain_command(
             help="CPU threads; by default half of the logical CPUs, so that others do not stall us."
         ),
     ] = None,
+    solutions: Annotated[
+        str | None,
+        typer.Option(
+            help="Whose solutions --mode replay takes from a file of several models', such as 6b_finetuning."
+        ),
+    ] = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Skip malformed lines of the problem file.")
     ] = False,
@@ -175,6 +181,7 @@ def chain_command(
         kernels=tuple(kernels or ["fused_nf4"]),
         baseline=baseline,
         problems=problems or SYNTHETIC,
+        solutions=solutions,
         protocol=protocol,
         limit=limit,
         mode=chosen_mode,

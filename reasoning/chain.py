@@ -185,7 +185,8 @@ class ChainRun:
             return
         self._outcome.not_measured[part.batch_size] = shortage
         self._outcome.interrupted = True
-        self._outcome.failure = torch.OutOfMemoryError(shortage)
+        on_cpu = self._setup.backend.device.type == "cpu"
+        self._outcome.failure = MemoryError(shortage) if on_cpu else torch.OutOfMemoryError(shortage)
         self._outcome.warnings.append(f"not measured to the end: {shortage}")
 
     def _work(self) -> float:

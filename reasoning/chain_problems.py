@@ -6,7 +6,7 @@ from itertools import islice
 
 from reasoning.chain_recorded import is_run, problems_of_run
 from reasoning.chain_spec import DEFAULT_SYNTHETIC_PROBLEMS, PAPER, SYNTHETIC, ChainMode, ChainSpec
-from reasoning.problems import BadLine, Problem, ProblemFormat, load_problems
+from reasoning.problems import BadLine, Problem, ProblemFormat, load_problems, recorded_solutions
 from reasoning.synthetic.generator import synthetic_problems
 
 _PAPER_FORMATS = (ProblemFormat.GSM8K, ProblemFormat.RECORDED, ProblemFormat.MATHQA)
@@ -19,6 +19,12 @@ def select_problems(spec: ChainSpec, *, skip_bad: bool = False) -> tuple[list[Pr
         ValueError: the source cannot be read or holds no problem; replay of problems without solutions; problems that
             the paper's protocol does not know.
     """
+    if spec.solutions is not None:
+        if spec.problems == SYNTHETIC or is_run(spec.problems):
+            raise ValueError(
+                f"--solutions {spec.solutions} names solutions of a file of recorded ones, --problems is {spec.problems}"
+            )
+        return recorded_solutions(spec.problems, spec.solutions)[: spec.limit], ()
     if spec.problems == SYNTHETIC:
         wanted = max(
             spec.problem_count(max(spec.batch_sizes)) or DEFAULT_SYNTHETIC_PROBLEMS, *spec.batch_sizes

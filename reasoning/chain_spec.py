@@ -59,6 +59,8 @@ class ChainSpec:
         kernels: variants to compare with the baseline, by registry name; other libraries' by either of their names.
         baseline: the reference kernel.
         problems: ``synthetic`` (held-out structures of the project's own generator), a path or a hub id.
+        solutions: whose recorded solutions are replayed, where a file holds those of several models
+            (``6b_finetuning``); None replays the file's own.
         limit: at most this many problems; None is all of a file, and ``DEFAULT_SYNTHETIC_PROBLEMS`` synthetic ones.
         mode: see :class:`ChainMode`.
         batch_sizes: sequences decoded together, B; one after another.
@@ -89,6 +91,7 @@ class ChainSpec:
     kernels: tuple[str, ...] = ("fused_nf4",)
     baseline: str = "bf16"
     problems: str = SYNTHETIC
+    solutions: str | None = None
     limit: int | None = None
     mode: ChainMode = ChainMode.GENERATE
     batch_sizes: tuple[int, ...] = (1,)
@@ -116,6 +119,10 @@ class ChainSpec:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} is below 1")
+        if self.solutions is not None and self.mode is not ChainMode.REPLAY:
+            raise ValueError(
+                f"solutions={self.solutions} are replayed, and mode={self.mode.value} replays no recorded ones"
+            )
         if not self.batch_sizes:
             raise ValueError("a chain needs at least 1 batch size, got 0")
         for size in self.batch_sizes:

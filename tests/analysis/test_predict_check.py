@@ -294,7 +294,8 @@ def invoke(*words: str) -> tuple[int, dict[str, Any]]:
     return result.exit_code, json.loads(result.stdout.splitlines()[-1])
 
 
-def test_from_the_command_to_the_history(tmp_path: Path) -> None:
+def test_from_the_command_to_the_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("profiler.cli_predict_inputs.packaged_fits", lambda: tmp_path / "none")
     write_fits(tmp_path, fits())
     stored = tmp_path / "p.json"
     options = ("--fits", str(tmp_path), "--arch", "h200", "--context", "640", "--draws", "20")

@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reasoning.answers import extract_answer, same_answer
+from reasoning.chain_problems import select_problems
+from reasoning.chain_spec import ChainMode, ChainSpec
 from reasoning.problems import ProblemFileError, ProblemFormat, load_problems, recorded_solutions
 from reasoning.problems.gsm8k import count_operations, count_steps, official_answer
 from reasoning.problems.mathqa import parse_options
@@ -300,3 +302,30 @@ def test_synthetic_records_round_trip(answer: Decimal, operations: int | None) -
 def test_a_letter_has_no_synthetic_record() -> None:
     with pytest.raises(ValueError, match="'b' of problem 'x' is not a number"):
         synthetic_record(Problem("x", "q", "b", None, None, "mathqa"))
+
+
+def test_a_chain_replays_the_solutions_of_the_model_that_is_named(tmp_path: Path) -> None:
+    records = [
+        {
+            "question": f"q{i}",
+            "ground_truth": f"true {i}\nA: {i}",
+            "m1": {"is_correct": False, "solution": f"first {i}\nA: 3"},
+            "m2": {"is_correct": True, "solution": f"second {i}\nA: {i}"},
+        }
+        for i in range(3)
+    ]
+    path = str(write_lines(tmp_path / "r.jsonl", *records))
+
+    def solutions(name: str | None) -> list[str | None]:
+        spec = ChainSpec(problems=path, mode=ChainMode.REPLAY, solutions=name, limit=2)
+        return [problem.solution for problem in select_problems(spec)[0]]
+
+    assert [str(text).split()[0] for text in solutions("m1")] == ["first", "first"]
+    assert [str(text).split()[0] for text in solutions("m2")] == ["second", "second"]
+    assert [str(text).split()[0] for text in solutions(None)] == ["true", "true"]
+    with pytest.raises(ValueError, match="no solutions of model 'm3'; it has m1, m2"):
+        solutions("m3")
+    with pytest.raises(ValueError, match="mode=generate replays no recorded ones"):
+        ChainSpec(problems=path, solutions="m1")
+    with pytest.raises(ValueError, match="--problems is synthetic"):
+        select_problems(ChainSpec(mode=ChainMode.REPLAY, solutions="m1"))
