@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from profiler.cli_fit_joules import joules_table, machine_table
+from profiler.cli_fit_scale import n_star_json, n_star_table
 
 if TYPE_CHECKING:
     from analysis.crossing import CrossingEstimate
@@ -98,6 +99,7 @@ def fit_command(
                     "b_star_energy": {n: _crossing_json(c) for n, c in energies.items() if c},
                     "b_star_printed": {n: _ends(b) for n, b in printed.items()},
                     "n_star_b1": {n: [bracket[2] for bracket in f.brackets] for n, f in scales.items()},
+                    "n_star": n_star_json(fits, model, scales),
                     "measured": [
                         {"kernel": kernel, "n": n, "k": k, "loses_at": c.loses, "wins_at": c.wins}
                         for (kernel, n, k), c in measured.items()
@@ -118,6 +120,7 @@ def fit_command(
     if fits.between:
         console.print(_between_table(fits))
     console.print(_crossing_table(model, times, energies, printed, scales))
+    console.print(n_star_table(fits, model, {name: _scale_words(scale) for name, scale in scales.items()}))
     for warning in _all_warnings(fits):
         console.print(f"warning: {warning}")
     console.print(f"written: {path} and {picture}")

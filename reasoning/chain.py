@@ -56,7 +56,7 @@ class ChainOutcome:
     measured: list[int] = field(default_factory=list)
     not_measured: dict[int, str] = field(default_factory=dict)
     interrupted: bool = False
-    failure: RuntimeError | None = None
+    failure: Exception | None = None
     gpu_states: list[GpuRunState] = field(default_factory=list)
 
 

@@ -22,7 +22,7 @@ def select_problems(spec: ChainSpec, *, skip_bad: bool = False) -> tuple[list[Pr
     if spec.solutions is not None:
         if spec.problems == SYNTHETIC or is_run(spec.problems):
             raise ValueError(
-                f"--solutions {spec.solutions} names solutions of a file of recorded ones, --problems is {spec.problems}"
+                f"--solutions {spec.solutions} names those of a file of recorded ones, --problems is {spec.problems}"
             )
         return recorded_solutions(spec.problems, spec.solutions)[: spec.limit], ()
     if spec.problems == SYNTHETIC:

@@ -1,4 +1,4 @@
-"""N*: over model size and batch, where a variant's linear layers win and lose, by the fits of each GPU."""
+"""N*: where a variant wins and loses over model size and batch, measured, and by the fits of each GPU."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from analysis.report.figure import Figure
 from analysis.report.inputs import Catalogue, Inputs, ModelRow
 from analysis.report.scale_map import KernelTime, Times, n_star_words, scale_panel
 from analysis.report.scales_carried import carried_blocks
+from analysis.report.scales_measured import measured_blocks
 from analysis.report.section import Block, Missing, Section, Table, Words, slug
 
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 def scale_section(inputs: Inputs, catalogue: Catalogue) -> Section:
-    """Return a map per machine with fits, a panel per fused kernel."""
+    """Return what was measured over models, and a map per machine with fits, a panel per fused kernel."""
     blocks: list[Block] = []
     models = sorted(catalogue.models.values(), key=lambda model: model.weights)
     batches = [b for b in _BATCHES if b <= catalogue.b_max]
@@ -58,7 +59,7 @@ def scale_section(inputs: Inputs, catalogue: Catalogue) -> Section:
         "N*, model size against batch",
         "Green cells win, red ones lose; the number is how many times faster than the native layers. N* is where "
         "a column changes colour.",
-        tuple(blocks),
+        (*measured_blocks(inputs, catalogue), *blocks),
     )
 
 
