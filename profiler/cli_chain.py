@@ -251,7 +251,7 @@ def _settings(job: ChainJob) -> dict[str, Any]:
     return settings | {"weights": job.weights, "device": job.device}
 
 
-def _failure_sentence(error: RuntimeError) -> str:
+def _failure_sentence(error: Exception) -> str:
     first_line = (str(error).strip().splitlines() or [""])[0]
     reason = hardware_reason(error) or type(error).__name__
     return f"{reason}: {first_line}; what was measured before is kept"

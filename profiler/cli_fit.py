@@ -119,7 +119,7 @@ def fit_command(
     console.print(joules_table(model, alpha, joules))
     if fits.between:
         console.print(_between_table(fits))
-    console.print(_crossing_table(model, times, energies, printed, scales))
+    console.print(_crossing_table(model, times, energies, printed))
     console.print(n_star_table(fits, model, {name: _scale_words(scale) for name, scale in scales.items()}))
     for warning in _all_warnings(fits):
         console.print(f"warning: {warning}")
@@ -257,12 +257,11 @@ def _crossing_table(
     times: dict[str, CrossingEstimate],
     energies: dict[str, CrossingEstimate | None],
     printed: dict[str, Interval | None],
-    scales: dict[str, FamilyScale],
 ) -> Table:
     table = Table(
         title=f"B* of the linear layers of {model}, against bf16, by the fits", title_justify="left"
     )
-    for heading in ("kernel", "time", "B* (95 %)", "sure", "energy", "Eq. 18, in J", "N* at B = 1"):
+    for heading in ("kernel", "time", "B* (95 %)", "sure", "energy", "Eq. 18, in J"):
         table.add_column(heading)
     for name, found in times.items():
         energy = energies[name]
@@ -273,6 +272,5 @@ def _crossing_table(
             f"{100 * found.confidence:.0f} %",
             "not measured" if energy is None else energy.sentence,
             "–" if printed[name] is None else str(printed[name]),
-            _scale_words(scales[name]),
         )
     return table
