@@ -2,8 +2,8 @@
 
 Residuals are relative to the prediction, because a prediction is judged in per cent, or to a scale that the caller
 gives. The intervals come from a wild bootstrap over the observations: each is moved by its own leverage-corrected
-residual, or by the spread of its repeats where that is larger. Repeats alone would say how steady the clock is, not
-how well the model describes the machine.
+residual, or by the spread of its repeats and its leverage's share of the common misfit where that is larger. Repeats
+alone would say how steady the clock is, not how well the model describes the machine.
 """
 
 from __future__ import annotations
@@ -154,10 +154,10 @@ def solve(problem: Problem, *, seed: int, n_draws: int = N_DRAWS) -> Solution:
     residuals = (predicted - problem.observed) / scale
     jacobian = problem.jacobian(point[None])[0] / scale[:, None]
     used = point > 0
-    spread = np.maximum(np.abs(residuals) / (1 - _leverage(jacobian[:, used])), problem.relative_se)
+    freedom = len(residuals) - int(np.sum(used))
+    spread = _spread(residuals, _leverage(jacobian[:, used]), problem.relative_se, freedom)
     noise = np.random.default_rng(seed).standard_normal((n_draws, len(spread)))
     # Residuals are few and only estimate the noise, as Student's distribution knows and the normal one does not.
-    freedom = len(spread) - int(np.sum(used))
     noise *= stats.t.ppf(0.5 + _CONFIDENCE / 2, freedom) / stats.norm.ppf(0.5 + _CONFIDENCE / 2)
     # Around the prediction and not the observation: residuals are then the noise of the draw.
     moved = predicted + scale * spread * noise
@@ -222,6 +222,20 @@ def _descend(problem: Problem, starts: Floats, observed: Floats, scale: Floats) 
         if settled:
             break
     return p
+
+
+def _spread(residuals: Floats, leverage: Floats, relative_se: Floats, freedom: int) -> Floats:
+    """How far each observation moves in a draw.
+
+    The fit runs through one that alone determines a parameter, whose own residual then says nothing of its error. As
+    far as its leverage goes it has the misfit of all, which is what their repeats do not explain.
+    """
+    unexplained = np.sum(residuals**2 - (1 - leverage) * relative_se**2)
+    misfit = max(0.0, float(unexplained)) / freedom
+    spread: Floats = np.maximum(
+        np.abs(residuals) / (1 - leverage), np.sqrt(relative_se**2 + leverage * misfit)
+    )
+    return spread
 
 
 def _leverage(jacobian: Floats) -> Floats:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
 import numpy as np
 
+from analysis.fit_solver import Solution
 from analysis.fit_time import call_s
 from profiler.record import EnergyRow, Environment, GpuState, RunRecord, SweepRow, VariantResult
 
@@ -24,6 +26,19 @@ BYTES = {"bf16": 2.0, "fused_nf4": 0.53125, "unfused_nf4": 4.53125, "null_nf4": 
 READ_BYTES_PER_S = 4.4e12
 ONCE_S, LAYER_S, TRAFFIC = 2.5e-5, 1.1e-5, 1.25
 STATIC_W, PER_BYTE, PER_FLOP, PER_DECODED = 130.0, 5e-11, 4e-13, 6e-12
+
+
+def coverage(
+    truth: Mapping[str, float], solutions: Sequence[Solution]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Share of intervals that hold the truth, and their mean width over the spread of the estimates."""
+    held, width = {}, {}
+    for name, value in truth.items():
+        intervals = [solution.interval(name) for solution in solutions]
+        held[name] = sum(one.low <= value <= one.high for one in intervals) / len(solutions)
+        spread = np.std([one.point for one in intervals])
+        width[name] = float(np.mean([one.high - one.low for one in intervals]) / (2 * 1.96 * spread))
+    return held, width
 
 
 def environment(gpu: str = "NVIDIA H200") -> Environment:
