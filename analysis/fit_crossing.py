@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,10 +17,9 @@ from analysis.crossing import (
     estimate_crossing,
     measured_crossing,
 )
-from analysis.fit_energy import alpha_j_per_bit, busy_w, phi_j
+from analysis.fit_energy import busy_w
 from analysis.fit_file import FitsFile, Fitted
 from analysis.fit_input import BASELINE, decodes
-from analysis.fit_solver import Floats, interval_of
 from analysis.hop_cost import Cost, hop_energy, total
 from analysis.stats import Interval
 from analysis.verdict import Verdict
@@ -77,8 +75,7 @@ def linear_energy(
     """
     by_name = dict(zip(energy.parameters, map(float, row), strict=True))
     cast_j = by_name.get(f"cast_j_per_weight.{kernel}", 0.0) if decodes(kernel) else 0.0
-    weights = sum(layer.count * layer.n * layer.k for layer in layers)
-    edge = sum(layer.count * (layer.n + layer.k) for layer in layers)
+    _, weights, edge = layer_sizes(layers)
     return hop_energy(
         time,
         static_w=busy_w(by_name),
@@ -99,7 +96,7 @@ def time_crossing(fits: FitsFile, kernel: str, layers: Sequence[Layer], *, b_max
     Raises:
         ValueError: the fits lack the kernel or the baseline.
     """
-    native, variant = _fit(fits, BASELINE), _fit(fits, kernel)
+    native, variant = fits.kernel(BASELINE).time, fits.kernel(kernel).time
     ours, theirs = Deviations.of(native), Deviations.of(variant)
     point = (fitted_time(native, layers), fitted_time(variant, layers))
     draws = [
@@ -120,7 +117,7 @@ def energy_crossing(
     Raises:
         ValueError: the fits lack the kernel or the baseline.
     """
-    native, variant = _fit(fits, BASELINE), _fit(fits, kernel)
+    native, variant = fits.kernel(BASELINE).time, fits.kernel(kernel).time
     native_bytes, bytes_ = (fits.kernels[name].pass_bytes_per_weight for name in (BASELINE, kernel))
     energy = fits.energy
     if energy is None or native_bytes is None or bytes_ is None:
@@ -139,71 +136,13 @@ def energy_crossing(
     return estimate_crossing(point, draws, b_max=b_max)
 
 
-def printed_b_star(fits: FitsFile, kernel: str, layers: Sequence[Layer]) -> Interval | None:
-    """Return B* = alpha (16 - p) / phi as the paper prints it (Eq. 10, 18), with fitted alpha and phi at m = 1.
-
-    It is no threshold: by Eq. 19 the variant is the cheaper one below it, whatever the text says.
-
-    Returns:
-        None where energy, casting, bandwidth or the width of the codes was not measured; where phi is 0 in the
-        estimates or in a draw, B* is infinite and None too.
-
-    Raises:
-        ValueError: the fits lack the kernel.
-    """
-    _fit(fits, kernel)
-    fit, energy, bandwidth = fits.kernels[kernel], fits.energy, fits.read_bytes_per_s
-    if (
-        fit.cast is None
-        or energy is None
-        or bandwidth is None
-        or fit.bits is None
-        or fit.bits >= _NATIVE_BITS
-    ):
-        return None
-    weights = sum(layer.count * layer.n * layer.k for layer in layers)
-    size = _cast_sizes(layers)
-    saved_bits = _NATIVE_BITS - fit.bits
-
-    def star(cast: Floats, joules: Floats) -> float:
-        named = dict(zip(energy.parameters, map(float, joules), strict=True))
-        phi = phi_j(named, kernel, weights, float(cast @ size))
-        return alpha_j_per_bit(named, weights, bandwidth) * saved_bits / phi if phi > 0 else math.inf
-
-    point = star(fit.cast.point(), energy.point())
-    draws = np.array([star(c, e) for c, e in zip(fit.cast.all_draws(), energy.all_draws(), strict=True)])
-    return interval_of(point, draws) if np.all(np.isfinite([point, *draws])) else None
-
-
-def phi_of_hop(fits: FitsFile, kernel: str, layers: Sequence[Layer]) -> Interval | None:
-    """Return phi of a hop at B = 1, J: casting every layer once, by the fitted cast and energy.
-
-    Returns:
-        None where casting or energy was not measured.
-
-    Raises:
-        ValueError: the fits lack the kernel.
-    """
-    _fit(fits, kernel)
-    cast, energy = fits.kernels[kernel].cast, fits.energy
-    if cast is None or energy is None:
-        return None
-    weights = sum(layer.count * layer.n * layer.k for layer in layers)
-    size = _cast_sizes(layers)
-
-    def phi(cast_row: Floats, joules: Floats) -> float:
-        named = dict(zip(energy.parameters, map(float, joules), strict=True))
-        return phi_j(named, kernel, weights, max(0.0, float(cast_row @ size)))
-
-    draws = [phi(c, e) for c, e in zip(cast.all_draws(), energy.all_draws(), strict=True)]
-    return interval_of(phi(cast.point(), energy.point()), np.array(draws))
-
-
-def _cast_sizes(layers: Sequence[Layer]) -> Floats:
-    """What the parameters of a cast are multiplied by, for one row."""
-    weights = sum(layer.count * layer.n * layer.k for layer in layers)
-    edge = sum(layer.count * (layer.n + layer.k) for layer in layers)
-    return np.array([sum(layer.count for layer in layers), weights, weights, edge], dtype=np.float64)
+def layer_sizes(layers: Sequence[Layer]) -> tuple[int, int, int]:
+    """Return the calls of linear layers, their weights, and the sum of n + k over the calls."""
+    return (
+        sum(layer.count for layer in layers),
+        sum(layer.count * layer.n * layer.k for layer in layers),
+        sum(layer.count * (layer.n + layer.k) for layer in layers),
+    )
 
 
 def measured_by_shape(records: Sequence[RunRecord]) -> dict[tuple[str, int, int], MeasuredCrossing]:
@@ -248,13 +187,6 @@ def measured_energy_by_chain(records: Sequence[RunRecord]) -> dict[tuple[str, st
                 key = (str(record.arguments.get("model")), row.kernel)
                 verdicts[key][row.batch_size] = names[row.verdict_energy]
     return {key: crossing_of_verdicts(by_batch) for key, by_batch in verdicts.items() if len(by_batch) > 1}
-
-
-def _fit(fits: FitsFile, kernel: str) -> Fitted:
-    found = fits.kernels.get(kernel)
-    if found is None:
-        raise ValueError(f"the fits of {fits.machine} lack {kernel}; they have {', '.join(fits.kernels)}")
-    return found.time
 
 
 def _point(fit: Fitted) -> list[float]:

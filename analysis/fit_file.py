@@ -119,6 +119,17 @@ class FitsFile(Strict):
     warnings: list[str] = []
     """What was left out or is not identified, and which run would help."""
 
+    def kernel(self, name: str) -> KernelFit:
+        """Return what was fitted for a kernel.
+
+        Raises:
+            ValueError: nothing was.
+        """
+        found = self.kernels.get(name)
+        if found is None:
+            raise ValueError(f"the fits of {self.machine} lack {name}; they have {', '.join(self.kernels)}")
+        return found
+
 
 def fitted(
     solution: Solution,

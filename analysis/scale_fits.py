@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.cost_ratio import time_ratio
-from analysis.fit_crossing import Layer
-from analysis.fit_energy import alpha_j_per_bit, phi_j
-from analysis.fit_file import FitsFile, KernelFit
+from analysis.fit_crossing import Layer, layer_sizes
+from analysis.fit_file import FitsFile
 from analysis.fit_input import BASELINE, machine_of
+from analysis.fit_joules import NATIVE_BITS, printed_with
 from analysis.fit_solver import Floats, interval_of
 from analysis.fit_time import TIME_PARAMETERS
 from analysis.model_shape import DTYPE_BYTES, HopEngine, ModelShape
@@ -23,7 +23,6 @@ from analysis.scale import FamilyPoint, FamilyScale, family_scale, n_star_device
 from analysis.stats import Interval
 from profiler.record import RunRecord, VariantResult
 
-_NATIVE_BITS = 8 * DTYPE_BYTES
 _TAIL = 2.5
 _LAUNCH, _PASS = (TIME_PARAMETERS.index(name) for name in ("launch_s", "pass_s_per_weight"))
 
@@ -66,26 +65,13 @@ def printed_n_star(
     Raises:
         ValueError: the fits lack the kernel, or B_W is not above 0.
     """
-    fit = _kernel(fits, kernel)
-    cast, energy, bandwidth, bits = fit.cast, fits.energy, fits.read_bytes_per_s, fit.bits
-    if cast is None or energy is None or bandwidth is None or bits is None or bits >= _NATIVE_BITS:
-        return None
-    weights = sum(layer.count * layer.n * layer.k for layer in layers)
-    # What the parameters of a cast are multiplied by, for one row.
-    edge = sum(layer.count * (layer.n + layer.k) for layer in layers)
-    size = np.array([sum(layer.count for layer in layers), weights, weights, edge], dtype=np.float64)
+    _, weights, _ = layer_sizes(layers)
 
-    def star(cast_row: Floats, joules: Floats) -> float:
-        named = dict(zip(energy.parameters, map(float, joules), strict=True))
-        alpha = alpha_j_per_bit(named, weights, bandwidth)
-        if alpha <= 0:
-            return math.inf
-        phi = phi_j(named, kernel, weights, float(cast_row @ size))
-        return n_star(phi, weights if b_w is None else b_w, 1, alpha, _NATIVE_BITS, bits)
+    def star(alpha: float, phi: float, bits: int) -> float:
+        scale = weights if b_w is None else b_w
+        return n_star(phi, scale, 1, alpha, NATIVE_BITS, bits) if alpha > 0 else math.inf
 
-    point = star(cast.point(), energy.point())
-    draws = np.array([star(c, e) for c, e in zip(cast.all_draws(), energy.all_draws(), strict=True)])
-    return interval_of(point, draws) if np.all(np.isfinite([point, *draws])) else None
+    return printed_with(fits, kernel, layers, star)
 
 
 def device_n_star(fits: FitsFile, kernel: str, layers: Sequence[Layer]) -> ScaleRange:
@@ -107,7 +93,7 @@ def device_n_star(fits: FitsFile, kernel: str, layers: Sequence[Layer]) -> Scale
     Raises:
         ValueError: the fits lack the kernel or the baseline.
     """
-    calls = sum(layer.count for layer in layers)
+    calls, _, _ = layer_sizes(layers)
 
     def star(own: Floats, native: Floats) -> float:
         saved = float(native[_PASS] - own[_PASS])
@@ -119,7 +105,7 @@ def device_n_star(fits: FitsFile, kernel: str, layers: Sequence[Layer]) -> Scale
         # Not -0.0.
         return float(found) + 0.0
 
-    own, native = (_kernel(fits, name).time for name in (kernel, BASELINE))
+    own, native = (fits.kernel(name).time for name in (kernel, BASELINE))
     draws = [star(a, b) for a, b in zip(own.all_draws(), native.all_draws(), strict=True)]
     return _range(star(own.point(), native.point()), draws)
 
@@ -250,10 +236,3 @@ def _range(point: float, draws: Sequence[float]) -> ScaleRange:
     low = float(np.percentile(draws, _TAIL, method="lower"))
     high = float(np.percentile(draws, 100 - _TAIL, method="higher"))
     return ScaleRange(point, min(low, point), max(high, point))
-
-
-def _kernel(fits: FitsFile, kernel: str) -> KernelFit:
-    found = fits.kernels.get(kernel)
-    if found is None:
-        raise ValueError(f"the fits of {fits.machine} lack {kernel}; they have {', '.join(fits.kernels)}")
-    return found

@@ -12,17 +12,15 @@ from rich.console import Console
 from rich.table import Table
 
 from profiler.cli_fit_joules import joules_table, machine_table
-from profiler.cli_fit_scale import n_star_json, n_star_table
+from profiler.cli_fit_scale import ends, family_of_table, n_star_json, n_star_table
+from profiler.cli_predict_inputs import model_shape
 
 if TYPE_CHECKING:
     from analysis.crossing import CrossingEstimate
-    from analysis.fit_crossing import Layer
     from analysis.fit_file import FitsFile, Fitted
-    from analysis.scale import FamilyScale
     from analysis.stats import Interval
 
 _TABLE_WIDTH = 150
-_DECODED = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 
 
 def fit_command(
@@ -45,17 +43,16 @@ def fit_command(
         energy_crossing,
         measured_by_chain,
         measured_by_shape,
-        printed_b_star,
         time_crossing,
     )
     from analysis.fit_file import write_fits
     from analysis.fit_input import NATIVE_KERNELS, read_runs
-    from analysis.fit_joules import alpha_of_model, cast_joules
+    from analysis.fit_joules import alpha_of_model, cast_joules, printed_b_star
     from analysis.fit_picture import draw_residuals
 
     if b_max < 2:
         raise ValueError(f"--b-max {b_max} is below 2")
-    layers = _layers(model)
+    layers = model_shape(model).merged
     console = Console(highlight=False)
     console = console if console.is_terminal else Console(highlight=False, width=_TABLE_WIDTH)
     found = read_runs(runs)
@@ -67,7 +64,7 @@ def fit_command(
     times = {name: time_crossing(fits, name, layers, b_max=b_max) for name in variants}
     energies = {name: energy_crossing(fits, name, layers, b_max=b_max) for name in variants}
     printed = {name: printed_b_star(fits, name, layers) for name in variants}
-    scales = {name: _scale(fits, name) for name in variants}
+    scales = {name: family_of_table(fits, name) for name in variants}
     alpha = alpha_of_model(fits, layers)
     joules = {name: cast_joules(fits, name, layers) for name, kernel in fits.kernels.items() if kernel.cast}
     path = write_fits(out, fits)
@@ -86,10 +83,9 @@ def fit_command(
                     "parameters": {n: _parameters(k.time) for n, k in fits.kernels.items()},
                     "phi": {n: _parameters(k.cast) for n, k in fits.kernels.items() if k.cast},
                     "phi_j": {
-                        n: c and {"pass_j": _ends(c.pass_j), "row_j": _ends(c.row_j)}
-                        for n, c in joules.items()
+                        n: c and {"pass_j": ends(c.pass_j), "row_j": ends(c.row_j)} for n, c in joules.items()
                     },
-                    "alpha_j_per_bit": _ends(alpha),
+                    "alpha_j_per_bit": ends(alpha),
                     "read_bytes_per_s": fits.read_bytes_per_s,
                     "energy": None if fits.energy is None else _parameters(fits.energy),
                     "host": None if fits.host is None else _parameters(fits.host),
@@ -97,7 +93,7 @@ def fit_command(
                     "model": model,
                     "b_star_time": {n: _crossing_json(c) for n, c in times.items()},
                     "b_star_energy": {n: _crossing_json(c) for n, c in energies.items() if c},
-                    "b_star_printed": {n: _ends(b) for n, b in printed.items()},
+                    "b_star_printed": {n: ends(b) for n, b in printed.items()},
                     "n_star_b1": {n: [bracket[2] for bracket in f.brackets] for n, f in scales.items()},
                     "n_star": n_star_json(fits, model, scales),
                     "measured": [
@@ -120,46 +116,10 @@ def fit_command(
     if fits.between:
         console.print(_between_table(fits))
     console.print(_crossing_table(model, times, energies, printed))
-    console.print(n_star_table(fits, model, {name: _scale_words(scale) for name, scale in scales.items()}))
+    console.print(n_star_table(fits, model, scales))
     for warning in _all_warnings(fits):
         console.print(f"warning: {warning}")
     console.print(f"written: {path} and {picture}")
-
-
-def _layers(model: str) -> list[Layer]:
-    from analysis.fit_crossing import Layer
-    from reasoning.model_table import get_model_spec
-
-    spec = get_model_spec(model)
-    shapes = spec.linear_shapes()
-    return [Layer(n, k, spec.num_hidden_layers) for n, k in (shapes[name] for name in _DECODED)]
-
-
-def _scale(fits: FitsFile, kernel: str) -> FamilyScale:
-    """Compare the linear layers of every row of the model table at B = 1."""
-    from analysis.fit_crossing import fitted_time
-    from analysis.fit_input import BASELINE
-    from analysis.scale import FamilyPoint, family_scale
-    from reasoning.model_table import MODELS
-
-    native, variant = (fits.kernels[name].time for name in (BASELINE, kernel))
-    points = {}
-    for name in MODELS:
-        layers = _layers(name)
-        weights = sum(layer.count * layer.n * layer.k for layer in layers)
-        times_s = (float(fitted_time(fit, layers).at(1)) for fit in (native, variant))
-        points[weights] = FamilyPoint(weights, *times_s)
-    return family_scale(list(points.values()))
-
-
-def _scale_words(scale: FamilyScale) -> str:
-    if not scale.brackets:
-        return "wins at every size" if scale.free else "loses at every size"
-    return ", ".join(f"{size / 1e9:.2g} G weights" for _, _, size in scale.brackets)
-
-
-def _ends(interval: Interval | None) -> list[float] | None:
-    return None if interval is None else [interval.point, interval.low, interval.high]
 
 
 def _all_warnings(fits: FitsFile) -> list[str]:

@@ -23,7 +23,22 @@ _NOTE = (
 )
 
 
-def n_star_table(fits: FitsFile, model: str, by_model: Mapping[str, str]) -> Table:
+def family_of_table(fits: FitsFile, kernel: str) -> FamilyScale:
+    """Compare the linear layers of every row of the model table at B = 1, by the fits."""
+    from analysis.fit_crossing import fitted_time
+    from analysis.fit_input import BASELINE
+    from analysis.scale import FamilyPoint, family_scale
+    from reasoning.model_table import MODELS
+
+    pair = [fits.kernel(name).time for name in (BASELINE, kernel)]
+    points = {}
+    for shape in map(model_shape, MODELS):
+        times_s = (float(fitted_time(fit, shape.merged).at(1)) for fit in pair)
+        points[shape.linear_weights] = FamilyPoint(shape.linear_weights, *times_s)
+    return family_scale(list(points.values()))
+
+
+def n_star_table(fits: FitsFile, model: str, by_model: Mapping[str, FamilyScale]) -> Table:
     """Return the table of N* at B = 1.
 
     Args:
@@ -45,13 +60,13 @@ def n_star_table(fits: FitsFile, model: str, by_model: Mapping[str, str]) -> Tab
         "by the model over the model table",
     ):
         table.add_column(heading)
-    for kernel, words in by_model.items():
+    for kernel, scale in by_model.items():
         table.add_row(
             kernel,
             _giga(printed_n_star(fits, kernel, shape.merged)),
             _device_words(device_n_star(fits, kernel, shape.merged)),
             _giga(host_n_star(fits, kernel, shape)),
-            words,
+            _family_words(scale),
         )
     return table
 
@@ -68,11 +83,11 @@ def n_star_json(fits: FitsFile, model: str, by_model: Mapping[str, FamilyScale])
     for kernel, scale in by_model.items():
         device = device_n_star(fits, kernel, shape.merged)
         found[kernel] = {
-            "printed_over_b_w": _ends(printed_n_star(fits, kernel, shape.merged, b_w=1)),
-            "printed_weights_b_w_as_weights_of_model": _ends(printed_n_star(fits, kernel, shape.merged)),
+            "printed_over_b_w": ends(printed_n_star(fits, kernel, shape.merged, b_w=1)),
+            "printed_weights_b_w_as_weights_of_model": ends(printed_n_star(fits, kernel, shape.merged)),
             "device_bound_weights": [_finite(value) for value in (device.point, device.low, device.high)],
             "device_bound_loses_at_every_size": math.isinf(device.point),
-            "host_bound_eager_weights": _ends(host_n_star(fits, kernel, shape)),
+            "host_bound_eager_weights": ends(host_n_star(fits, kernel, shape)),
             "by_model_loses_at_weights": list(scale.trapped),
             "by_model_wins_at_weights": list(scale.free),
             "by_model_weights": [bracket[2] for bracket in scale.brackets],
@@ -82,6 +97,12 @@ def n_star_json(fits: FitsFile, model: str, by_model: Mapping[str, FamilyScale])
 
 def _giga(found: Interval | None) -> str:
     return "not measured" if found is None else str(found.scaled(1e-9))
+
+
+def _family_words(scale: FamilyScale) -> str:
+    if not scale.brackets:
+        return "wins at every size" if scale.free else "loses at every size"
+    return ", ".join(f"{size / 1e9:.2g} G weights" for _, _, size in scale.brackets)
 
 
 def _device_words(found: ScaleRange) -> str:
@@ -99,5 +120,6 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _ends(found: Interval | None) -> list[float] | None:
+def ends(found: Interval | None) -> list[float] | None:
+    """Return point, low and high for JSON."""
     return None if found is None else [found.point, found.low, found.high]

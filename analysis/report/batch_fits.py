@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from analysis.crossing import CrossingEstimate
-from analysis.fit_crossing import energy_crossing, fitted_time, linear_energy, printed_b_star, time_crossing
+from analysis.fit_crossing import energy_crossing, fitted_time, linear_energy, time_crossing
 from analysis.fit_file import FitsFile
 from analysis.fit_input import BASELINE, NATIVE_KERNELS
+from analysis.fit_joules import printed_b_star
 from analysis.hop_cost import Cost
 from analysis.report.colours import role_of, split_name, styles
 from analysis.report.figure import Axis, Figure, Line, Mark, Panel

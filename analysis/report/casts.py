@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.fit_crossing import phi_of_hop
 from analysis.fit_file import FitsFile
+from analysis.fit_joules import phi_of_hop
 from analysis.report.colours import role_of, split_name
 from analysis.report.figure import Axis, Bars, Figure, Mark, Panel
 from analysis.report.inputs import Catalogue, Inputs

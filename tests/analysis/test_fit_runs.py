@@ -28,11 +28,11 @@ from analysis.fit_crossing import (
     energy_crossing,
     measured_by_chain,
     measured_by_shape,
-    printed_b_star,
     time_crossing,
 )
 from analysis.fit_file import newest_fits, read_fits, write_fits
 from analysis.fit_input import FitInput, take
+from analysis.fit_joules import printed_b_star
 from analysis.fit_picture import draw_residuals
 
 

@@ -12,8 +12,9 @@ from prediction_world import MODEL, chain, fits, fitted
 from typer.testing import CliRunner
 
 from analysis.fit_cast import CAST_PARAMETERS
-from analysis.fit_crossing import Layer, fitted_time, printed_b_star
+from analysis.fit_crossing import Layer, fitted_time
 from analysis.fit_file import FitsFile
+from analysis.fit_joules import printed_b_star
 from analysis.fit_time import TIME_PARAMETERS
 from analysis.report.build import build_report
 from analysis.report.inputs import Inputs
