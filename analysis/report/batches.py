@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from analysis.crossing import MeasuredCrossing
 from analysis.fit_crossing import measured_by_chain, measured_energy_by_chain, time_crossing
@@ -37,6 +38,7 @@ def batch_section(inputs: Inputs, catalogue: Catalogue) -> Section:
                     model,
                     machine,
                     baseline_of(records[-1]),
+                    records[-1].created_utc,
                 )
                 fits = next((f for f in inputs.fits if f.machine == machine), None)
                 blocks += _measured(sweep, fits, _predicted(inputs, sweep), catalogue)
@@ -93,6 +95,7 @@ class _Sweep:
     model: str
     machine: str
     baseline: str
+    newest_utc: datetime
 
     @property
     def model_key(self) -> str:
@@ -104,10 +107,12 @@ def _crossings(found: dict[tuple[str, str], MeasuredCrossing]) -> dict[str, Meas
 
 
 def _predicted(inputs: Inputs, sweep: _Sweep) -> dict[tuple[str, str], PredictedCrossing]:
-    """B* by kernel and quantity of the newest stored prediction for this machine, model and engine."""
+    """B* by kernel and quantity of the newest prediction made before the chains for their machine, model and engine."""
     found = {}
     for prediction in sorted(inputs.predictions, key=lambda one: one.created_utc):
         if prediction.machine != sweep.machine or f"({prediction.engine}" not in sweep.model:
+            continue
+        if prediction.created_utc >= sweep.newest_utc:
             continue
         for crossing in prediction.crossings:
             if crossing.model == sweep.model_key:

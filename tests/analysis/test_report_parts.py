@@ -224,6 +224,14 @@ def test_a_predicted_b_star_stands_beside_the_measured_one() -> None:
     assert rows["fused_nf4", "time"][2:4] == ("8 < B* < 64, above it loses", "30.0 [24.0, 36.0]")
     assert rows["fused_nf4", "energy"][2:4] == ("8 < B* < 64, above it loses", "50.0 [40.0, 60.0]")
     assert rows["unfused_nf4", "energy"][3] == "–"
+    # One that was made when the chain had run predicted nothing, though it is the newest.
+    late = given.prediction(
+        created_utc=given.batch_chain().created_utc,
+        crossings=[crossings[0].model_copy(update={"b_star": [20.0]})],
+    )
+    both = Inputs((given.batch_chain(),), (), (*inputs.predictions, late))
+    (time, _) = figure_of(build_report(both, given.catalogue()), "batch-nvidia-h200").panels
+    assert [mark.label for mark in time.marks] == ["B* fused_nf4: 8–64", "B* fused_nf4 predicted: 30"]
     # A prediction for another engine says nothing of this chain.
     other = given.prediction(crossings=crossings, engine="eager")
     report = build_report(Inputs((given.batch_chain(),), (), (other,)), given.catalogue())
