@@ -15,7 +15,7 @@ import numpy as np
 from analysis.chain_indices import index_fields
 from analysis.chain_ranges import range_notes
 from analysis.chain_waterfall import ChainWaterfall, Places, chain_waterfall
-from analysis.fit_input import NATIVE_KERNELS
+from analysis.kernel_kinds import NATIVE_KERNELS
 from analysis.stats import (
     Interval,
     bootstrap_interval,

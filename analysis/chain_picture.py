@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from analysis.fit_input import NATIVE_KERNELS
+from analysis.kernel_kinds import NATIVE_KERNELS
 from profiler.record import HopSample, RunRecord, Sample, VariantResult
 
 _COLOURS = {"native": "#4c72b0", "null": "#8c8c8c", "fused": "#dd8452", "unfused": "#c44e52"}

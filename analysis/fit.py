@@ -11,8 +11,9 @@ from analysis.fit_cast import fit_cast
 from analysis.fit_energy import fit_energy
 from analysis.fit_file import FitsFile, Fitted, KernelFit, Residual, fitted, now_utc
 from analysis.fit_host import fit_host
-from analysis.fit_input import BASELINE, FitInput
+from analysis.fit_input import FitInput
 from analysis.fit_time import fit_time
+from analysis.kernel_kinds import BASELINE
 
 # Where a tenth of the cells is further off than this, the model is named as too simple for the kernel.
 _MISFIT = 0.25

@@ -17,10 +17,10 @@ from analysis.crossing import (
     estimate_crossing,
     measured_crossing,
 )
-from analysis.fit_energy import busy_w
-from analysis.fit_file import FitsFile, Fitted
-from analysis.fit_input import BASELINE, decodes
+from analysis.fit_energy import busy_w, product_j
+from analysis.fit_file import FitsFile, Fitted, KernelFit
 from analysis.hop_cost import Cost, hop_energy, total
+from analysis.kernel_kinds import BASELINE
 from analysis.stats import Interval
 from analysis.verdict import Verdict
 from profiler.record import RunRecord, SweepRow, VariantResult
@@ -61,26 +61,31 @@ def fitted_time(fit: Fitted, layers: Sequence[Layer]) -> Cost:
 
 
 def linear_energy(
-    time: Cost, kernel: str, pass_bytes: float, energy: Fitted, row: Sequence[float], layers: Sequence[Layer]
-) -> Cost:
+    time: Cost, kernel: str, fit: KernelFit, energy: Fitted, row: Sequence[float], layers: Sequence[Layer]
+) -> Cost | None:
     """Return the energy of the linear layers of a hop over the batch, J.
 
     Args:
         time: their time, s.
-        kernel: its name; one that decodes pays for decoding where the fit has windows of it.
-        pass_bytes: bytes that a pass over one weight moves.
+        kernel: its name; one of ours pays for its own way of multiplying, and for decoding.
+        fit: of the kernel, for the bytes that a pass over one weight moves and the width of its codes.
         energy: the machine's energy fit.
         row: its parameters, the estimates or one draw.
         layers: the layers.
+
+    Returns:
+        None where no run says what bytes the kernel moves.
     """
+    if fit.pass_bytes_per_weight is None:
+        return None
     by_name = dict(zip(energy.parameters, map(float, row), strict=True))
-    cast_j = by_name.get(f"cast_j_per_weight.{kernel}", 0.0) if decodes(kernel) else 0.0
+    pass_j, row_j = product_j(by_name, kernel, fit.bits)
     _, weights, edge = layer_sizes(layers)
     return hop_energy(
         time,
         static_w=busy_w(by_name),
-        pass_j=weights * (pass_bytes * by_name["j_per_byte"] + cast_j),
-        row_j=2 * weights * by_name["j_per_flop"] + _DTYPE_BYTES * edge * by_name["j_per_byte"],
+        pass_j=weights * (fit.pass_bytes_per_weight * by_name["j_per_byte"] + pass_j),
+        row_j=weights * (2 * by_name["j_per_flop"] + row_j) + _DTYPE_BYTES * edge * by_name["j_per_byte"],
     )
 
 
@@ -117,22 +122,22 @@ def energy_crossing(
     Raises:
         ValueError: the fits lack the kernel or the baseline.
     """
-    native, variant = fits.kernel(BASELINE).time, fits.kernel(kernel).time
-    native_bytes, bytes_ = (fits.kernels[name].pass_bytes_per_weight for name in (BASELINE, kernel))
-    energy = fits.energy
-    if energy is None or native_bytes is None or bytes_ is None:
+    native, variant, energy = fits.kernel(BASELINE), fits.kernel(kernel), fits.energy
+    if energy is None:
         return None
 
-    ours, theirs = Deviations.of(native), Deviations.of(variant)
+    ours, theirs = Deviations.of(native.time), Deviations.of(variant.time)
 
-    def pair(a: Sequence[float], b: Sequence[float], e: Sequence[float]) -> tuple[Cost, Cost]:
-        return (
-            linear_energy(linear_time(a, ours, layers), BASELINE, native_bytes, energy, e, layers),
-            linear_energy(linear_time(b, theirs, layers), kernel, bytes_, energy, e, layers),
-        )
+    def pair(a: Sequence[float], b: Sequence[float], e: Sequence[float]) -> tuple[Cost, Cost] | None:
+        first = linear_energy(linear_time(a, ours, layers), BASELINE, native, energy, e, layers)
+        second = linear_energy(linear_time(b, theirs, layers), kernel, variant, energy, e, layers)
+        return None if first is None or second is None else (first, second)
 
-    point = pair(_point(native), _point(variant), list(map(float, energy.point())))
-    draws = [pair(a, b, e) for a, b, e in zip(native.draws, variant.draws, energy.draws, strict=True)]
+    point = pair(_point(native.time), _point(variant.time), list(map(float, energy.point())))
+    rows = zip(native.time.draws, variant.time.draws, energy.draws, strict=True)
+    draws = [found for found in (pair(a, b, e) for a, b, e in rows) if found is not None]
+    if point is None:
+        return None
     return estimate_crossing(point, draws, b_max=b_max)
 
 

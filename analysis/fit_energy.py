@@ -1,10 +1,16 @@
 """Energy of micro-benchmarks: static power, joules per byte, per operation, per decoded weight; alpha and phi in J.
 
-    E = P0 T + Pa busy time + e_B bytes + e_F flops + sum over kernels of e_cast decoded weights
+    E = P0 T + Pa busy time + Pw waiting time + Pb time between linears + e_B bytes + e_F flops
+        + sum over products of (e_own + e_cast + e_row rows) weights
 
 per unit of work. Windows that are all memory-bound cannot tell P0 from e_B, because their bytes are proportional to
 their time: an idle and a compute-bound window are needed. Pa, what a busy device draws beyond an idle one whatever it
-moves and computes, takes a busy window of little traffic besides; without one it is 0.
+moves and computes, takes a busy window of little traffic besides; without one it is 0. A load that alone would draw
+more than the power cap waits in between, and Pw is what waiting draws beyond idling. Pb is that of kernels between the
+linears of a hop; without windows of hops it is Pa.
+
+e_B and e_F are those of a library's products. A product of ours takes e_own more per weight and e_row more per weight
+and row, measured with a kernel that decodes nothing, and e_cast is what decoding adds to it.
 """
 
 from __future__ import annotations
@@ -15,12 +21,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.checks import above_zero
-from analysis.fit_solver import CONDITION_LIMIT, Solution, linear_problem, solve
+from analysis.fit_solver import CONDITION_LIMIT, Floats, Solution, linear_problem, solve
+from analysis.kernel_kinds import decodes, own_structure
 
 BASE_PARAMETERS = ("static_w", "j_per_byte", "j_per_flop")
 ACTIVE = "active_w"
+BETWEEN = "between_w"
+WAITING = "wait_w"
+OWN_PREFIX = "own_j_per_weight."
+ROW_PREFIX = "own_row_j_per_weight."
 CAST_PREFIX = "cast_j_per_weight."
-_IDLE = "idle"
+IDLE = "idle"
+"""Load of nothing, with the context alive."""
+WAIT = "wait"
+"""Load of a kernel that only waits."""
 _MISSING = {
     "static_w": "a window of idling with the context alive",
     "j_per_byte": "a memory-bound window, m = 1 at a large shape",
@@ -29,17 +43,36 @@ _MISSING = {
 
 
 @dataclass(frozen=True)
+class Product:
+    """A product with weights.
+
+    Attributes:
+        kernel: what computes it.
+        bits: width of its codes; None where no run says.
+        weights: number of weights.
+        rows: rows of x.
+    """
+
+    kernel: str
+    bits: int | None
+    weights: float
+    rows: int
+
+
+@dataclass(frozen=True)
 class EnergyWork:
     """Energy of one unit of work.
 
     Attributes:
-        load: kernel, or ``idle``, whose unit is a second.
+        load: kernel, or ``idle`` or ``wait``, whose unit is a second.
         energy_j: energy of a unit, J.
         relative_se: standard error over the energy.
         time_s: time of a unit, s.
         bytes_moved: bytes that a unit reads and writes.
         flops: operations of a unit.
-        decoded_weights: weights that a unit decodes.
+        products: products of a unit.
+        wait_s: of the time, what a unit only waits, s.
+        between_s: of the time, what lies between the linears of a hop, s.
     """
 
     load: str
@@ -48,7 +81,9 @@ class EnergyWork:
     time_s: float
     bytes_moved: float = 0.0
     flops: float = 0.0
-    decoded_weights: float = 0.0
+    products: tuple[Product, ...] = ()
+    wait_s: float = 0.0
+    between_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -56,7 +91,8 @@ class EnergyFit:
     """The fitted energy of a machine.
 
     Attributes:
-        solution: ``static_w``, ``j_per_byte``, ``j_per_flop``, ``active_w`` where the windows tell it, and
+        solution: ``static_w``, ``j_per_byte``, ``j_per_flop``; where the windows tell them ``active_w``, ``wait_w``,
+            ``between_w``, ``own_j_per_weight.<kernel>`` and ``own_row_j_per_weight.<kernel>``; and
             ``cast_j_per_weight.<kernel>``.
         warnings: what the data determine badly, and which window would help.
     """
@@ -72,6 +108,31 @@ def busy_w(parameters: Mapping[str, float]) -> float:
         parameters: of the energy fit, the estimates or one draw.
     """
     return parameters["static_w"] + parameters.get(ACTIVE, 0.0)
+
+
+def between_w(parameters: Mapping[str, float]) -> float:
+    """Return what a device draws between the linears of a hop ahead of all traffic, P0 + Pb, W.
+
+    Args:
+        parameters: of the energy fit, the estimates or one draw.
+    """
+    return parameters["static_w"] + parameters.get(BETWEEN, parameters.get(ACTIVE, 0.0))
+
+
+def product_j(parameters: Mapping[str, float], kernel: str, bits: int | None) -> tuple[float, float]:
+    """Return the joules of a product beyond those of its bytes and operations.
+
+    Args:
+        parameters: of the energy fit, the estimates or one draw.
+        kernel: what computes it.
+        bits: width of its codes; None where no run says.
+
+    Returns:
+        Joules per weight, and per weight and row; 0 for what has no windows of its own.
+    """
+    own = own_structure(kernel, bits)
+    per_weight = parameters.get(f"{OWN_PREFIX}{own}", 0.0) + parameters.get(CAST_PREFIX + kernel, 0.0)
+    return per_weight, parameters.get(f"{ROW_PREFIX}{own}", 0.0)
 
 
 def alpha_j_per_bit(parameters: Mapping[str, float], weights: float, bytes_per_s: float) -> float:
@@ -112,19 +173,11 @@ def fit_energy(work: Sequence[EnergyWork], *, seed: int, n_draws: int = 200) -> 
     Raises:
         ValueError: fewer units than parameters and one, or none that moves bytes or computes.
     """
-    kernels = sorted({w.load for w in work if w.decoded_weights > 0})
-    has_active = _tells_active_power(work)
-    active = (ACTIVE,) if has_active else ()
-    names = (*BASE_PARAMETERS, *active, *(CAST_PREFIX + kernel for kernel in kernels))
+    base = _base_names(work)
+    product_names = _product_names(work)
+    names = (*base, *product_names)
     columns = np.array(
-        [
-            [
-                *_base_columns(w)[: len(BASE_PARAMETERS) + has_active],
-                *(w.decoded_weights * (w.load == kernel) for kernel in kernels),
-            ]
-            for w in work
-        ],
-        dtype=np.float64,
+        [[*_base_columns(w, base), *_product_columns(w, product_names)] for w in work], dtype=np.float64
     ).reshape(len(work), len(names))
     energy, se = (np.array([getattr(w, f) for w in work]) for f in ("energy_j", "relative_se"))
     found = solve(linear_problem(names, columns, energy, se), seed=seed, n_draws=n_draws)
@@ -134,21 +187,75 @@ def fit_energy(work: Sequence[EnergyWork], *, seed: int, n_draws: int = 200) -> 
         warnings.append(
             f"condition number {found.condition:.3g}: {' and '.join(found.valley)} trade; needed: {needed}"
         )
-    if not any(w.load == _IDLE for w in work):
+    if not any(w.load == IDLE for w in work):
         warnings.append(f"no idle window: static_w rests on the slopes alone; needed: {_MISSING['static_w']}")
     return EnergyFit(found, tuple(warnings))
 
 
-def _base_columns(work: EnergyWork) -> tuple[float, float, float, float]:
-    """What static power, joules per byte and per operation, and active power are multiplied by."""
-    return work.time_s, work.bytes_moved, work.flops, work.time_s * (work.load != _IDLE)
+def _base_names(work: Sequence[EnergyWork]) -> tuple[str, ...]:
+    """Parameters of what every unit pays, with powers of their own for waiting and between linears."""
+    has_own = {
+        WAITING: any(w.load == WAIT for w in work),
+        ACTIVE: _tells_active_power(work),
+        BETWEEN: any(w.between_s > 0 for w in work),
+    }
+    return (*BASE_PARAMETERS, *(name for name, has in has_own.items() if has))
+
+
+def _base_columns(work: EnergyWork, names: Sequence[str]) -> list[float]:
+    """What the parameters of every unit are multiplied by."""
+    apart_s = work.wait_s + (work.between_s if BETWEEN in names else 0.0)
+    columns = {
+        "static_w": work.time_s,
+        "j_per_byte": work.bytes_moved,
+        "j_per_flop": work.flops,
+        WAITING: work.wait_s,
+        ACTIVE: 0.0 if work.load == IDLE else work.time_s - apart_s,
+        BETWEEN: work.between_s,
+    }
+    return [columns[name] for name in names]
 
 
 def _tells_active_power(work: Sequence[EnergyWork]) -> bool:
-    """Whether the windows of kernels that decode nothing tell active power from the rest, by their condition number."""
-    plain = [w for w in work if w.decoded_weights == 0 and w.energy_j > 0]
-    if not any(w.load == _IDLE for w in plain):
+    """Whether calls of products of libraries tell active power from the rest, by their condition number."""
+    plain = [w for w in work if w.energy_j > 0 and w.between_s == 0 and w.load != WAIT and not _own_work(w)]
+    if not any(w.load == IDLE for w in plain):
         return False
-    columns = np.array([_base_columns(w) for w in plain]) / np.array([[w.energy_j] for w in plain])
+    names = (*BASE_PARAMETERS, ACTIVE)
+    columns = np.array([_base_columns(w, names) for w in plain]) / np.array([[w.energy_j] for w in plain])
     lengths = np.linalg.norm(columns, axis=0)
     return bool(lengths.all() and np.linalg.cond(columns / lengths) < CONDITION_LIMIT)
+
+
+def _own_work(work: EnergyWork) -> bool:
+    return any(decodes(p.kernel) or own_structure(p.kernel, p.bits) for p in work.products)
+
+
+def _product_names(work: Sequence[EnergyWork]) -> tuple[str, ...]:
+    """Parameters of products: of ours where one that decodes nothing was measured, and of decoding."""
+    products = [product for w in work for product in w.products]
+    rows: dict[str, set[int]] = {}
+    for product in products:
+        own = own_structure(product.kernel, product.bits)
+        if own is not None:
+            rows.setdefault(own, set()).add(product.rows)
+    plain = sorted(own for own in rows if any(product.kernel == own for product in products))
+    return (
+        *(OWN_PREFIX + own for own in plain),
+        *(ROW_PREFIX + own for own in plain if len(rows[own]) > 1),
+        *(CAST_PREFIX + kernel for kernel in sorted({p.kernel for p in products if decodes(p.kernel)})),
+    )
+
+
+def _product_columns(work: EnergyWork, names: Sequence[str]) -> Floats:
+    columns = np.zeros(len(names))
+    for product in work.products:
+        own = own_structure(product.kernel, product.bits)
+        for name, amount in (
+            (f"{OWN_PREFIX}{own}", product.weights),
+            (f"{ROW_PREFIX}{own}", product.weights * product.rows),
+            (CAST_PREFIX + product.kernel, product.weights),
+        ):
+            if name in names:
+                columns[names.index(name)] += amount
+    return columns

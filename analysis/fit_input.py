@@ -11,16 +11,12 @@ from typing import Any
 
 from analysis.fit_between import HopBetween
 from analysis.fit_cast import CastCell
-from analysis.fit_energy import EnergyWork
+from analysis.fit_energy import IDLE, WAIT, EnergyWork, Product
 from analysis.fit_host import EAGER, GRAPH, LaunchChain
 from analysis.fit_time import Cell
+from analysis.kernel_kinds import BASELINE, GEMV, GEMV_ROWS, NATIVE_KERNELS
 from profiler.record import EnergyRow, RunRecord, SweepRow, iter_samples, list_runs, load_record
 
-BASELINE = "bf16"
-GEMV = "gemv_bf16"
-GEMV_ROWS = 2
-"""Most rows of x that ``gemv_bf16`` multiplies by a kernel of its own; beyond, it is the baseline."""
-NATIVE_KERNELS = (BASELINE, GEMV)
 LEAST_TIMINGS = 5
 # Of a median, from the range that holds 90 % of a normal distribution.
 _MEDIAN_SE = 1.2533 / 3.2897
@@ -212,11 +208,15 @@ def _take_energy(found: FitInput) -> None:
                 found.warnings.append(
                     f"{record.run_id}: energy of {row.load} by {row.energy_source} repeats time and is left out"
                 )
-            elif row.load == "idle":
+            elif row.load in (IDLE, WAIT):
                 watt = row.energy_j / row.duration_s
-                found.energy.append(EnergyWork("idle", watt, _energy_se(row, watt), time_s=1.0))
+                se, wait_s = _energy_se(row, watt), float(row.load == WAIT)
+                found.energy.append(EnergyWork(row.load, watt, se, time_s=1.0, wait_s=wait_s))
             elif row.m is not None and row.n is not None and row.k is not None and row.units:
                 _take_call(found, row, row.m, row.n * row.k, row.n + row.k)
+        derived: dict[str, Any] = record.derived
+        for hop in derived.get("hop_energy", []) if record.status != "failed" else []:
+            _take_hop(found, hop)
 
 
 def energy_rows(record: RunRecord) -> list[EnergyRow]:
@@ -240,14 +240,50 @@ def _take_call(found: FitInput, row: EnergyRow, m: int, weights: int, edge: int)
             time_s=row.duration_s / row.units,
             bytes_moved=pass_bytes * weights + _DTYPE_BYTES * m * edge,
             flops=2.0 * m * weights,
-            decoded_weights=float(weights) if decodes(row.load) else 0.0,
+            products=(Product(row.load, found.bits.get(row.load), weights, m),),
+            wait_s=(row.wait_s or 0.0) / row.units,
         )
     )
 
 
-def decodes(kernel: str) -> bool:
-    """Whether a kernel decodes weights, by its scheme's name."""
-    return kernel.startswith(("fused_", "unfused_"))
+def _take_hop(found: FitInput, hop: Mapping[str, Any]) -> None:
+    """Take the energy of a hop of the fused engine, whose output layer is native."""
+    kernel, batch, head = hop["kernel"], hop["batch_size"], hop["head_weights"]
+    row = EnergyRow.model_validate(hop["energy"])
+    pass_bytes = found.pass_bytes.get(kernel)
+    if row.energy_j is None or not row.units or row.energy_source not in _MEASURED or pass_bytes is None:
+        found.warnings.append(f"energy of a hop of {kernel} at B = {batch} is left out: {_why_no_hop(row)}")
+        return
+    native = GEMV if batch <= GEMV_ROWS else BASELINE
+    energy_j = row.energy_j / row.units
+    of_row = _DTYPE_BYTES * hop["edge_elements"] + hop["row_bytes"]
+    found.energy.append(
+        EnergyWork(
+            kernel,
+            energy_j,
+            _energy_se(row, energy_j),
+            time_s=row.duration_s / row.units,
+            bytes_moved=pass_bytes * hop["linear_weights"] + _DTYPE_BYTES * head + batch * of_row,
+            flops=2.0 * batch * (hop["linear_weights"] + head),
+            products=(
+                Product(
+                    native if kernel in NATIVE_KERNELS else kernel,
+                    found.bits.get(kernel),
+                    hop["linear_weights"],
+                    batch,
+                ),
+                Product(native, None, head, batch),
+            ),
+            wait_s=(row.wait_s or 0.0) / row.units,
+            between_s=hop["between_us_p50"] * 1e-6,
+        )
+    )
+
+
+def _why_no_hop(row: EnergyRow) -> str:
+    if row.energy_j is None or row.energy_source not in _MEASURED:
+        return f"it was not measured by a counter (source {row.energy_source})"
+    return "no sweep row says what bytes the kernel moves" if row.units else "its window holds 0 hops"
 
 
 def _energy_se(row: EnergyRow, energy_j: float) -> float:

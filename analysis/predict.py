@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.crossing import CrossingEstimate, estimate_crossing
-from analysis.fit_input import BASELINE
 from analysis.fit_solver import interval_of
 from analysis.hop_cost import Cost
+from analysis.kernel_kinds import BASELINE
 from analysis.model_shape import ModelShape
 from analysis.predict_file import PredictedCell, PredictedCrossing, PredictedMemory, PredictedScale
 from analysis.predict_hop import HopSetting, hop_energy_of, hop_time_of

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.fit_input import BASELINE, machine_of
+from analysis.fit_input import machine_of
 from analysis.fit_solver import Floats, linear_problem, solve
+from analysis.kernel_kinds import BASELINE
 from analysis.model_shape import HopEngine, ModelShape
 from analysis.predict_check import other_context
 from analysis.predict_hop import (

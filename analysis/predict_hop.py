@@ -23,9 +23,9 @@ from dataclasses import dataclass, field
 
 from analysis.checks import above_zero
 from analysis.fit_crossing import Layer, linear_time
-from analysis.fit_energy import ACTIVE, busy_w
-from analysis.fit_input import BASELINE, GEMV, GEMV_ROWS, NATIVE_KERNELS, decodes
+from analysis.fit_energy import ACTIVE, BETWEEN, product_j
 from analysis.hop_cost import Cost, Line, hop_energy
+from analysis.kernel_kinds import BASELINE, GEMV, GEMV_ROWS, NATIVE_KERNELS
 from analysis.model_shape import DTYPE_BYTES, HopEngine, ModelShape
 from analysis.predict_machine import Machine
 
@@ -113,9 +113,14 @@ def _products_time(
 
     if kernel not in NATIVE_KERNELS:
         return time_by(kernel)
-    if kernel == BASELINE and (engine is not HopEngine.FUSED or GEMV not in machine.kernels):
+    if kernel == BASELINE and not _has_gemv(machine, engine):
         return time_by(BASELINE)
     return time_by(GEMV).until(GEMV_ROWS, time_by(BASELINE))
+
+
+def _has_gemv(machine: Machine, engine: HopEngine) -> bool:
+    """Whether the engine multiplies few rows by native weights with a kernel of its own, as far as was fitted."""
+    return engine is HopEngine.FUSED and GEMV in machine.kernels
 
 
 def hop_time_of(machine: Machine, model: ModelShape, kernel: str, setting: HopSetting, row: int) -> Cost:
@@ -233,25 +238,32 @@ def hop_energy_of(
     Returns:
         None where the machine's energy, or the bytes that the kernel moves, were not measured.
     """
-    moved = machine.kernel(kernel).pass_bytes_per_weight
+    found, engine = machine.kernel(kernel), setting.engine
+    moved = found.pass_bytes_per_weight
     if machine.energy is None or moved is None:
         return None
     joules = machine.energy.named(row)
-    cast_j = joules.get(f"cast_j_per_weight.{kernel}", 0.0) if decodes(kernel) else 0.0
     weights, head = model.linear_weights, model.head.n * model.head.k
-    edge = sum(layer.count * (layer.n + layer.k) for layer in (*model.linears(setting.engine), model.head))
+    edge = sum(layer.count * (layer.n + layer.k) for layer in (*model.linears(engine), model.head))
     bytes_of_row = DTYPE_BYTES * edge + model.row_bytes(setting.context)
-    # An eager hop waits for the host, and its device is idle meanwhile.
-    is_busy = setting.engine is not HopEngine.EAGER
+    pass_j, row_j = (0.0, 0.0) if kernel in NATIVE_KERNELS else product_j(joules, kernel, found.bits)
     energy = hop_energy(
         time,
-        static_w=busy_w(joules) if is_busy else joules["static_w"],
-        pass_j=weights * (moved * joules["j_per_byte"] + cast_j) + head * DTYPE_BYTES * joules["j_per_byte"],
-        row_j=2 * (weights + head) * joules["j_per_flop"] + bytes_of_row * joules["j_per_byte"],
+        static_w=joules["static_w"],
+        pass_j=weights * (moved * joules["j_per_byte"] + pass_j) + head * DTYPE_BYTES * joules["j_per_byte"],
+        row_j=2 * (weights + head) * joules["j_per_flop"]
+        + weights * row_j
+        + bytes_of_row * joules["j_per_byte"],
     )
-    if is_busy:
-        return energy
-    return energy.plus(_device_time(machine, model, kernel, setting, row).times(joules.get(ACTIVE, 0.0)))
+    if _has_gemv(machine, engine):
+        few_j, few_row_j = product_j(joules, GEMV, None)
+        native = head + weights * (kernel in NATIVE_KERNELS)
+        energy = energy.plus(Cost.line(native * few_j, native * few_row_j).until(GEMV_ROWS, Cost.line(0)))
+    # While a device waits for the host it is idle.
+    active_w = joules.get(ACTIVE, 0.0)
+    linears = linears_time(machine, model, kernel, engine, row)
+    between = _between(machine, model, kernel, setting, row)
+    return energy.plus(linears.times(active_w)).plus(between.times(joules.get(BETWEEN, active_w)))
 
 
 def _host(machine: Machine, row: int) -> dict[str, float]:

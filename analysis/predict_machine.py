@@ -9,11 +9,11 @@ import numpy as np
 
 from analysis.call_time import NO_DEVIATIONS, Deviations
 from analysis.checks import above_zero
-from analysis.fit_energy import ACTIVE
+from analysis.fit_energy import ACTIVE, BETWEEN
 from analysis.fit_file import FitsFile, Fitted
-from analysis.fit_input import BASELINE
 from analysis.fit_solver import Floats
 from analysis.fit_time import TIME_PARAMETERS
+from analysis.kernel_kinds import BASELINE
 
 LEAST_DRAWS = 20
 
@@ -226,7 +226,7 @@ def transferred(fits: FitsFile, origin: GpuFigures, target: GpuFigures) -> Machi
         kernels=kernels,
         energy=None
         if energy is None
-        else energy.scaled(dict.fromkeys(("static_w", ACTIVE), target.tdp_w / origin.tdp_w)),
+        else energy.scaled(dict.fromkeys(("static_w", ACTIVE, BETWEEN), target.tdp_w / origin.tdp_w)),
         left_out=missing,
     )
 

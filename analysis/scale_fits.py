@@ -12,10 +12,11 @@ import numpy as np
 from analysis.cost_ratio import time_ratio
 from analysis.fit_crossing import Layer, layer_sizes
 from analysis.fit_file import FitsFile
-from analysis.fit_input import BASELINE, machine_of
+from analysis.fit_input import machine_of
 from analysis.fit_joules import NATIVE_BITS, printed_with
 from analysis.fit_solver import Floats, interval_of
 from analysis.fit_time import TIME_PARAMETERS
+from analysis.kernel_kinds import BASELINE
 from analysis.model_shape import DTYPE_BYTES, HopEngine, ModelShape
 from analysis.paper import n_star
 from analysis.predict_hop import launches

@@ -1,4 +1,4 @@
-"""Loads whose power is known in kind: rest, memory traffic, arithmetic, and the eager decoding of one sequence."""
+"""Loads whose power is known in kind: rest, waiting, traffic, arithmetic, and the eager decoding of one sequence."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.machine import Target
 from profiler.energy import Load
-from profiler.timing import HopTimer, QueuedSteps
+from profiler.timing import HopTimer, QueuedSteps, TimedGraph
 from reasoning.decode import BatchTrace, decode_steps, greedy
 from reasoning.model import LoadedModel
 
@@ -19,11 +19,29 @@ IDLE_STEP_S = 0.05
 _PROMPT_TOKENS = 32
 _HOPS_PER_SEQUENCE = 256
 _TIMED_CALLS = 5
+_WAITS, _WAIT_CYCLES = 16, 100_000
 
 
 def idle_load() -> Load:
     """Rest with whatever is alive; it counts no work."""
     return Load(lambda: time.sleep(IDLE_STEP_S), units_per_step=0)
+
+
+def wait_load() -> Load:
+    """A kernel of one thread that only waits, again and again; it counts no work."""
+    graph = TimedGraph(_WAITS, lambda index: wait(_WAIT_CYCLES))
+    steps = QueuedSteps(graph.replay, graph.replay_s, torch.cuda.Event)
+    return Load(steps.step, units_per_step=0, finish=steps.finish)
+
+
+def wait(cycles: int) -> None:
+    """Let the current stream of the GPU wait for some cycles of its clock."""
+    torch.cuda._sleep(cycles)
+
+
+def cycles_per_s() -> float:
+    """Cycles for which :func:`wait` has to be called to wait a second, measured."""
+    return _WAIT_CYCLES / TimedGraph(_WAITS, lambda index: wait(_WAIT_CYCLES)).call_s()
 
 
 def memory_load(target: Target, buffer_bytes: int = 4 << 30) -> Load:

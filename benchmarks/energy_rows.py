@@ -42,6 +42,8 @@ class Subject:
     """In-features."""
     notes: tuple[str, ...] = ()
     """What a reader must know."""
+    wait_s: float | None = None
+    """Time that a unit of work only waits, s; None for none."""
 
 
 def energy_row(subject: Subject, windows: Sequence[FilledWindow]) -> EnergyRow:
@@ -88,6 +90,7 @@ def energy_row(subject: Subject, windows: Sequence[FilledWindow]) -> EnergyRow:
             "windows": len(windows),
             "units": units,
             "duration_s": total.duration_s,
+            "wait_s": None if subject.wait_s is None else subject.wait_s * units,
             "energy_j": total.energy_j,
             "energy_source": total.source,
             "energy_error_j": total.error_j,

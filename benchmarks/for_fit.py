@@ -1,6 +1,7 @@
 """What a fit needs besides times of calls: joules, launches, and what lies between the linears of hops.
 
-On an H200 ``--for-fit`` takes about 5 minutes, of which 130 s are 19 energy windows.
+On an H200 ``--for-fit`` takes about 5 minutes, of which 130 s are 23 energy windows. A GPU waits between the calls of a
+window, or its power cap would slow calls that a hop with its pauses runs at full clocks.
 """
 
 from __future__ import annotations
@@ -12,30 +13,45 @@ from dataclasses import dataclass, field, replace
 import torch
 from pydantic import JsonValue
 
-from benchmarks.energy_loads import idle_load
+from analysis.fit_energy import IDLE, WAIT
+from benchmarks.energy_loads import idle_load, wait_load
 from benchmarks.energy_rows import Subject, energy_row, energy_samples
-from benchmarks.hop_parts import KERNELS, HopSize, hop_sizes, measure_hop_parts, why_no_hops
+from benchmarks.hop_parts import (
+    KERNELS,
+    HopParts,
+    HopSize,
+    hop_sizes,
+    measure_hop_parts,
+    sizes_of,
+    why_no_hops,
+)
 from benchmarks.kernel_energy import EnergyPlan, measure_kernels
 from benchmarks.machine import Target
 from benchmarks.plan import SweepPlan
 from benchmarks.variants import BASELINE
-from profiler.energy import EnergyMeter, best_meter, interleaved_windows
-from profiler.energy_fill import Windows
+from profiler.energy import EnergyMeter, best_meter, fill_window
 from profiler.gpu_watch import GpuWatch, throttling_sentence
 from profiler.record import EnergyRow, GpuRunState, LoadEnergySample, RunRecord
 from profiler.timing import percentile
 
-# One window of 6 s is 60 ticks of an H200's counter, 1.7 %: the fit wants many loads more than many windows of one.
-_WINDOW_S = 6.0
+# One window of 5 s is 50 ticks of an H200's counter, 2 %: the fit wants many loads more than many windows of one.
+_WINDOW_S = 5.0
+# Calls that would draw 1,000 W alone stay below a cap of 700 W.
+_WAIT_SHARE = 0.6
 _DECODING = ("fused_", "unfused_")
 _UNDECODED = ("null_nf4", "null_int8")
+# One of each width: what a product of ours takes per row is that of its width.
+_MANY_ROWS = ("fused_nf4", "fused_int8")
 _COMPUTE_BOUND_M = 1024
 _CHAIN_REPEATS = 40
 _WARM_CHAINS = 5
 # (launches, synchronisations): with few and with many of these per launch, or the two cannot be told apart.
 _EAGER_CHAINS = ((64, 1), (128, 1), (256, 1), (512, 1), (64, 16), (64, 64))
 _GRAPH_CHAINS = (16, 64, 256, 1024)
-_HOP_REPEATS = 15
+_HOP_REPEATS = 12
+# Kernels and batch sizes of hops whose energy is measured, at the most layers.
+_HOP_WINDOWS = (("bf16", 1), ("bf16", 32))
+_GEMV = "gemv_bf16"
 
 
 @dataclass(frozen=True)
@@ -50,6 +66,7 @@ class FitPlan:
         eager: launches and synchronisations of chains launched one by one.
         graphs: launches of chains replayed from a CUDA graph; empty on a CPU.
         hops: sizes of hops of the fused engine that are timed beside their linears; empty on a CPU.
+        wait_share: time that a GPU waits after calls in a window, over the time of the calls.
         repeats: timings of each chain.
     """
 
@@ -60,18 +77,39 @@ class FitPlan:
     eager: tuple[tuple[int, int], ...]
     graphs: tuple[int, ...]
     hops: tuple[HopSize, ...] = ()
+    wait_share: float = 0.0
     repeats: int = _CHAIN_REPEATS
 
     @property
+    def resting(self) -> tuple[str, ...]:
+        """Loads that do no work: ``idle``, and ``wait`` where calls wait."""
+        return (IDLE, WAIT) if self.wait_share else (IDLE,)
+
+    @property
+    def hop_windows(self) -> int:
+        """Energy windows of hops."""
+        return sum(self.has_window(size, kernel) for size in self.hops for kernel in KERNELS)
+
+    def has_window(self, size: HopSize, kernel: str) -> bool:
+        """Whether the energy of a hop is measured."""
+        most = max(hop.layers for hop in self.hops)
+        return size.layers == most and (kernel, size.batch_size) in _HOP_WINDOWS
+
+    @property
+    def windows(self) -> int:
+        """Energy windows of hops, calls and what does no work."""
+        calls = sum(len(p.variants) * len(p.shapes) * len(p.ms) for p in self.energy)
+        return len(self.resting) + calls + self.hop_windows
+
+    @property
     def steps(self) -> int:
-        """Steps that progress counts: chains, hops by kernel, and energy windows, idling among them."""
-        windows = 1 + sum(len(p.variants) * len(p.shapes) * len(p.ms) for p in self.energy)
-        return windows + self.steps_before_energy
+        """Steps that progress counts: chains, hops by kernel, and energy windows."""
+        return self.steps_before_energy + self.windows - self.hop_windows
 
     @property
     def steps_before_energy(self) -> int:
-        """Those of them that come first."""
-        return len(self.eager) + len(self.graphs) + len(self.hops) * len(KERNELS)
+        """Those ahead of the windows of calls."""
+        return len(self.eager) + len(self.graphs) + len(self.hops) * len(KERNELS) + self.hop_windows
 
 
 @dataclass
@@ -86,6 +124,8 @@ class ForFit:
     """Time of each chain of launches."""
     hop_parts: list[dict[str, JsonValue]] = field(default_factory=list)
     """Time of each hop, of its linears, and between them."""
+    hop_energy: list[dict[str, JsonValue]] = field(default_factory=list)
+    """Energy of some of these hops."""
     gpu_states: list[GpuRunState] = field(default_factory=list)
     """GPUs before and after."""
     warnings: list[str] = field(default_factory=list)
@@ -101,6 +141,7 @@ class ForFit:
             "energy": [row.model_dump(mode="json") for row in self.energy],
             "launch_chains": list(self.launch_chains),
             "hop_parts": list(self.hop_parts),
+            "hop_energy": list(self.hop_energy),
         }
         throttled = throttling_sentence(self.gpu_states)
         added = [*self.warnings, *([] if throttled is None else [throttled])]
@@ -116,8 +157,8 @@ class ForFit:
 def fit_plan(sweep: SweepPlan, target: Target) -> FitPlan:
     """Choose the loads that tell the parameters apart.
 
-    Static power comes from idling, joules per byte from m = 1, joules per operation from many rows, and joules per
-    decoded weight from a kernel beside its null twin.
+    Static power comes from idling, joules per byte from m = 1, joules per operation from many rows, joules per decoded
+    weight from a kernel beside its null twin, and what runs between linears from hops.
 
     Args:
         sweep: the sweep for the fit.
@@ -127,17 +168,20 @@ def fit_plan(sweep: SweepPlan, target: Target) -> FitPlan:
     large = max(sweep.shapes, key=lambda shape: shape.n * shape.k)
     square = next(shape for shape in sweep.shapes if shape.n == shape.k and shape != large)
     decoding = tuple(v for name, v in named.items() if name.startswith(_DECODING))
-    fused = tuple(v for v in decoding if v.name.startswith("fused_"))
+    fused = tuple(named[name] for name in _MANY_ROWS)
     baseline = (named[BASELINE],)
     few = replace(sweep, shapes=(large,), ms=(1,))
+    own = tuple(named[name] for name in (*_UNDECODED, _GEMV) if name in named)
     cells = (
-        replace(few, variants=(*baseline, *(named[name] for name in _UNDECODED), *decoding)),
+        replace(few, variants=(*baseline, *own, *decoding)),
         replace(few, variants=(*baseline, *fused), ms=(64,)),
         replace(few, variants=baseline, ms=(_COMPUTE_BOUND_M,)),
         replace(few, variants=baseline, shapes=(square,)),
     )
     if target.is_cuda:
-        return FitPlan(sweep, cells, _WINDOW_S, 0.5, _EAGER_CHAINS, _GRAPH_CHAINS, hop_sizes())
+        return FitPlan(
+            sweep, cells, _WINDOW_S, 0.5, _EAGER_CHAINS, _GRAPH_CHAINS, hop_sizes(), wait_share=_WAIT_SHARE
+        )
     return FitPlan(sweep, cells, None, 0.0, _EAGER_CHAINS, ())
 
 
@@ -157,12 +201,22 @@ def measure_for_fit(
         on_progress: told the finished steps and what is being done.
     """
     found = ForFit()
+    meter = meter or best_meter(device="cuda" if target.is_cuda else "cpu")
+    is_measured = meter.source not in ("none", "hli")
+    if not is_measured:
+        found.warnings.append(
+            f"no energy is measured here, so a fit identifies no joules: {meter.reason} (source {meter.source})"
+        )
+    watch = GpuWatch.open() if target.is_cuda else None
     try:
         _measure_launches(plan, target, found, on_progress)
-        _measure_hop_parts(plan, target, found, on_progress)
-        _measure_energy(plan, target, meter, found, on_progress)
+        _measure_hop_parts(plan, target, meter if is_measured else None, found, on_progress)
+        if is_measured:
+            _measure_energy(plan, target, meter, found, on_progress)
     except KeyboardInterrupt:
         found.interrupted = True
+    finally:
+        found.gpu_states = [] if watch is None else watch.states()
     return found
 
 
@@ -199,7 +253,11 @@ def _measure_launches(
 
 
 def _measure_hop_parts(
-    plan: FitPlan, target: Target, found: ForFit, on_progress: Callable[[float, str], object]
+    plan: FitPlan,
+    target: Target,
+    meter: EnergyMeter | None,
+    found: ForFit,
+    on_progress: Callable[[float, str], object],
 ) -> None:
     if not plan.hops:
         return
@@ -213,10 +271,43 @@ def _measure_hop_parts(
 
     def told(size: HopSize, kernel: str) -> None:
         text = f"{size.layers} layers of {kernel}, B = {size.batch_size}"
-        on_progress(done + len(found.hop_parts), text)
+        on_progress(done + len(found.hop_parts) + len(found.hop_energy), text)
 
-    for row in measure_hop_parts(plan.hops, target, _HOP_REPEATS, on_size=told):
+    def measure_energy(size: HopSize, parts: HopParts, row: dict[str, JsonValue]) -> None:
+        if meter is not None and plan.has_window(size, str(row["kernel"])):
+            _measure_hop_energy(plan, meter, size, parts, row, found)
+
+    for row in measure_hop_parts(plan.hops, target, _HOP_REPEATS, on_size=told, then=measure_energy):
         found.hop_parts.append(row)  # one by one: an interruption keeps them
+
+
+def _measure_hop_energy(
+    plan: FitPlan,
+    meter: EnergyMeter,
+    size: HopSize,
+    parts: HopParts,
+    row: dict[str, JsonValue],
+    found: ForFit,
+) -> None:
+    hop_us = row["hop_us_p50"]
+    assert isinstance(hop_us, float)
+    load, wait_s = parts.load(hop_us * 1e-6, plan.wait_share)
+    window = fill_window(meter, load, least_s=plan.window_s, lead_in_s=plan.lead_in_s)
+    engine = f"{size.layers} layers of engine {row['engine']}"
+    subject = Subject(str(row["kernel"]), "hop", engine, wait_s=wait_s)
+    shape = size.shape
+    found.hop_energy.append(
+        {
+            "kernel": row["kernel"],
+            **sizes_of(size),
+            "linear_weights": shape.linear_weights,
+            "head_weights": shape.head.n * shape.head.k,
+            "edge_elements": sum(layer.count * (layer.n + layer.k) for layer in (*shape.merged, shape.head)),
+            "between_us_p50": row["time_us_p50"],
+            "energy": energy_row(subject, [window]).model_dump(mode="json"),
+        }
+    )
+    found.samples += energy_samples(subject, [window])
 
 
 def _nothing() -> None:
@@ -261,16 +352,10 @@ def _device_us_p50(graph: torch.cuda.CUDAGraph, repeats: int) -> float:
 def _measure_energy(
     plan: FitPlan,
     target: Target,
-    meter: EnergyMeter | None,
+    meter: EnergyMeter,
     found: ForFit,
     on_progress: Callable[[float, str], object],
 ) -> None:
-    meter = meter or best_meter(device="cuda" if target.is_cuda else "cpu")
-    if meter.source in ("none", "hli"):
-        found.warnings.append(
-            f"no energy is measured here, so a fit identifies no joules: {meter.reason} (source {meter.source})"
-        )
-        return
     done = plan.steps_before_energy
 
     def told(label: str) -> None:
@@ -278,31 +363,25 @@ def _measure_energy(
         done += 1
         on_progress(done, f"energy of {label}")
 
-    watch = GpuWatch.open() if target.is_cuda else None
-    try:
-        # The context is alive and the card warm: the static power under work, not that of a cold start.
-        idle = Subject("idle", "none")
-        taken = Windows()
-        interleaved_windows(
-            meter,
-            {"idle": idle_load()},
-            taken,
+    # The context is alive and the card warm: the static power under work, not that of a cold start.
+    for name in plan.resting:
+        subject, load = Subject(name, "none"), idle_load() if name == IDLE else wait_load()
+        window = fill_window(meter, load, least_s=plan.window_s, lead_in_s=plan.lead_in_s)
+        told(name)
+        found.energy.append(energy_row(subject, [window]))
+        found.samples += energy_samples(subject, [window])
+    for sweep in plan.energy:
+        cell = EnergyPlan(
+            sweep,
             windows=1,
-            seed=plan.sweep.seed,
-            least_s=plan.window_s,
+            seconds=plan.window_s,
             lead_in_s=plan.lead_in_s,
-            on_window=told,
+            wait_share=plan.wait_share,
         )
-        found.energy.append(energy_row(idle, taken.taken["idle"]))
-        found.samples += energy_samples(idle, taken.taken["idle"])
-        for sweep in plan.energy:
-            cell = EnergyPlan(sweep, windows=1, seconds=plan.window_s, lead_in_s=plan.lead_in_s)
-            outcome = measure_kernels(cell, target, meter, on_window=told)
-            found.energy += outcome.rows
-            found.samples += outcome.samples
-            found.warnings += [f"energy: {failure}" for failure in outcome.failures]
-            if outcome.interrupted:
-                found.interrupted = True
-                return
-    finally:
-        found.gpu_states = [] if watch is None else watch.states()
+        outcome = measure_kernels(cell, target, meter, on_window=told)
+        found.energy += outcome.rows
+        found.samples += outcome.samples
+        found.warnings += [f"energy: {failure}" for failure in outcome.failures]
+        if outcome.interrupted:
+            found.interrupted = True
+            return

@@ -17,10 +17,13 @@ import torch
 from pydantic import JsonValue
 from torch import Tensor
 
+from analysis.fit_crossing import Layer
 from analysis.model_shape import ModelShape
+from benchmarks.energy_loads import cycles_per_s, wait
 from benchmarks.machine import Target
 from kernels.registry import Kernel, get_kernel
-from profiler.timing import TimedGraph, percentile
+from profiler.energy import Load
+from profiler.timing import QueuedSteps, TimedGraph, percentile
 from reasoning.engine.architecture import Architecture
 from reasoning.engine.decoder import Decoder, DecoderLayer
 from reasoning.engine.layer_math import LayerMath
@@ -82,7 +85,19 @@ class HopSize:
     @property
     def row_bytes(self) -> int:
         """What a row reads and writes between the linears, by the formula of predictions."""
-        shape = ModelShape(
+        return self.shape.row_bytes(self.cached_tokens)
+
+    @property
+    def shape(self) -> ModelShape:
+        """The sizes as predictions have them."""
+        queries = self.heads * self.head_dim
+        sizes = (
+            (queries + 2 * self.kv_heads * self.head_dim, self.hidden),
+            (self.hidden, queries),
+            (2 * self.intermediate, self.hidden),
+            (self.hidden, self.intermediate),
+        )
+        return ModelShape(
             key="",
             layers=self.layers,
             hidden=self.hidden,
@@ -90,10 +105,9 @@ class HopSize:
             kv_heads=self.kv_heads,
             head_dim=self.head_dim,
             vocabulary=self.vocabulary,
-            merged=(),
+            merged=tuple(Layer(n, k, self.layers) for n, k in sizes),
             separate=(),
         )
-        return shape.row_bytes(self.cached_tokens)
 
     @property
     def kv_bytes(self) -> int:
@@ -160,6 +174,32 @@ class HopParts:
         for _ in range(hops):
             self.session.queue_hop()
 
+    def load(self, hop_s: float, wait_share: float) -> tuple[Load, float | None]:
+        """Return hops for as long as one likes.
+
+        Args:
+            hop_s: about the time of one, s.
+            wait_share: time that the device waits after each, over the time of a hop.
+
+        Returns:
+            The load, and the time that it waits after each hop, s; None where it does not.
+        """
+        queued = 0
+        each_s = cycles_per_s() if wait_share > 0 else 0.0
+        cycles = math.ceil(wait_share * hop_s * each_s)
+
+        def queue_one() -> None:
+            nonlocal queued
+            if queued % self.most_rounds == 0:
+                self.rewind()
+            self.queue(1)
+            if cycles:
+                wait(cycles)
+            queued += 1
+
+        steps = QueuedSteps(queue_one, hop_s, torch.cuda.Event)
+        return Load(steps.step, steps.units, steps.finish), cycles / each_s if cycles else None
+
 
 def measure_hop_parts(
     sizes: Sequence[HopSize],
@@ -167,6 +207,7 @@ def measure_hop_parts(
     repeats: int,
     kernels: Sequence[str] = KERNELS,
     on_size: Callable[[HopSize, str], object] = lambda size, kernel: None,
+    then: Callable[[HopSize, HopParts, dict[str, JsonValue]], object] = lambda size, parts, row: None,
 ) -> Iterator[dict[str, JsonValue]]:
     """Time hops and their linears on the device, in turn.
 
@@ -176,6 +217,7 @@ def measure_hop_parts(
         repeats: samples of each.
         kernels: by name.
         on_size: told each size and kernel ahead of its measurement.
+        then: given each hop after its measurement, with what was measured.
 
     Yields:
         Kernel, sizes, bytes of a row, medians of the hop and of its linears and quantiles of their difference in us,
@@ -198,7 +240,9 @@ def measure_hop_parts(
             for size in own:
                 on_size(size, name)
                 parts = HopParts(first_layers(decoder, size.layers), kernel, size, math_)
-                yield {"kernel": name, **_measured(size, parts, repeats)}
+                row = {"kernel": name, **_measured(size, parts, repeats)}
+                yield row
+                then(size, parts, row)
                 del parts
                 torch.cuda.empty_cache()
         del decoder
@@ -226,6 +270,19 @@ def _measured(size: HopSize, parts: HopParts, repeats: int) -> dict[str, JsonVal
     taken = [(hop_us(hops), 1e6 * linears.call_s()) for _ in range(repeats)]
     between_us = [hop - alone for hop, alone in taken]
     return {
+        **sizes_of(size),
+        "hop_us_p50": percentile([hop for hop, _ in taken], 50),
+        "linears_us_p50": percentile([alone for _, alone in taken], 50),
+        "time_us_p50": percentile(between_us, 50),
+        "time_us_p05": percentile(between_us, 5),
+        "time_us_p95": percentile(between_us, 95),
+        "timings": repeats,
+    }
+
+
+def sizes_of(size: HopSize) -> dict[str, JsonValue]:
+    """Return engine and sizes of a hop by name, as records have them."""
+    return {
         "engine": _ENGINE.value,
         "layers": size.layers,
         "hidden": size.hidden,
@@ -237,12 +294,6 @@ def _measured(size: HopSize, parts: HopParts, repeats: int) -> dict[str, JsonVal
         "batch_size": size.batch_size,
         "cached_tokens": size.cached_tokens,
         "row_bytes": size.row_bytes,
-        "hop_us_p50": percentile([hop for hop, _ in taken], 50),
-        "linears_us_p50": percentile([alone for _, alone in taken], 50),
-        "time_us_p50": percentile(between_us, 50),
-        "time_us_p05": percentile(between_us, 5),
-        "time_us_p95": percentile(between_us, 95),
-        "timings": repeats,
     }
 
 

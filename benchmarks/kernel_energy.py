@@ -6,6 +6,7 @@ kernels take turns, and a kernel whose result is wrong gets no energy.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from rich.console import Console
 from torch import Tensor
 
 from benchmarks.energy_check import store
+from benchmarks.energy_loads import cycles_per_s, wait
 from benchmarks.energy_rows import (
     EnergyOutcome,
     Subject,
@@ -61,6 +63,8 @@ class EnergyPlan:
     """Length of each window, s; None for what the meter needs."""
     lead_in_s: float = 0.5
     """Time of the load ahead of its window, s."""
+    wait_share: float = 0.0
+    """Time that a GPU waits after calls, over the time of the calls, so that its power cap does not slow them."""
 
 
 @dataclass
@@ -135,6 +139,7 @@ def _measure_shape(
                 found.rows.append(unmeasured_row(subject, why))
                 found.failures.append(f"{variant.name} {shape} m={m}: {why}")
                 continue
+            loads[variant.name], wait_s = kernel_load(variant, x[:m], stock, plan.wait_share)
             subjects[variant.name] = Subject(
                 variant.name,
                 "call",
@@ -143,8 +148,8 @@ def _measure_shape(
                 shape.n,
                 shape.k,
                 stock.notes,
+                wait_s,
             )
-            loads[variant.name] = kernel_load(variant, x[:m], stock)
         taken = Windows()
 
         def told(name: str, label: str = f"{shape} m={m}") -> None:
@@ -175,19 +180,30 @@ def _sort(rows: list[EnergyRow], sweep: SweepPlan) -> None:
     rows.sort(key=lambda row: (sizes.index((row.n or 0, row.k or 0)), row.m or 0, names.index(row.load)))
 
 
-def kernel_load(variant: Variant, x: Tensor, stock: Stock) -> Load:
+def kernel_load(
+    variant: Variant, x: Tensor, stock: Stock, wait_share: float = 0.0
+) -> tuple[Load, float | None]:
     """Calls of a kernel on cold weights, for as long as one likes.
 
     Args:
         variant: the kernel; it has passed its check.
         x: activations [m, k].
         stock: its weight and copies.
+        wait_share: time that a GPU waits after a call of every copy, over the time of those calls.
+
+    Returns:
+        The load, and the time that a call of it waits, s; None where it does not.
     """
     if not x.is_cuda:
-        return Load(lambda: variant.linear(x, stock.ring.take()))
-    graph = call_graph(variant, x, stock.ring)
+        return Load(lambda: variant.linear(x, stock.ring.take())), None
+    graph, wait_s = call_graph(variant, x, stock.ring), None
+    if wait_share > 0:
+        alone_s = graph.call_s()
+        cycles = math.ceil(wait_share * alone_s * graph.calls * cycles_per_s())
+        graph = call_graph(variant, x, stock.ring, then=lambda: wait(cycles))
+        wait_s = max(0.0, graph.call_s() - alone_s)
     steps = QueuedSteps(graph.replay, graph.replay_s, torch.cuda.Event)
-    return Load(steps.step, steps.units * graph.calls, steps.finish)
+    return Load(steps.step, steps.units * graph.calls, steps.finish), wait_s
 
 
 def energy_command(

@@ -99,18 +99,28 @@ class GraphSampler:
         return {CALL: call_s, CAST: cast_s, COMP: call_s - cast_s}
 
 
-def call_graph(variant: Variant, x: Tensor, ring: Ring[Weight]) -> TimedGraph:
+def call_graph(
+    variant: Variant, x: Tensor, ring: Ring[Weight], *, then: Callable[[], object] = lambda: None
+) -> TimedGraph:
     """Capture one call per copy of the weight.
 
     Args:
         variant: what is called; it has run before, so nothing is left to compile.
         x: activations [m, k] on the GPU.
         ring: copies of the weight.
+        then: queues what follows the last of these calls.
     """
+    last = len(ring.copies) - 1
+
+    def call(index: int) -> None:
+        _call(variant, x, ring.copies[index], NO_RANGES)
+        if index == last:
+            then()
+
     for weight in ring.copies:  # layouts that a kernel caches on a weight are made outside the capture
         _call(variant, x, weight, NO_RANGES)
     torch.cuda.synchronize(x.device)
-    return TimedGraph(len(ring.copies), lambda index: _call(variant, x, ring.copies[index], NO_RANGES))
+    return TimedGraph(len(ring.copies), call)
 
 
 def make_sampler(variant: Variant, x: Tensor, ring: Ring[Weight]) -> Sampler:

@@ -46,9 +46,10 @@ def fit_command(
         time_crossing,
     )
     from analysis.fit_file import write_fits
-    from analysis.fit_input import NATIVE_KERNELS, read_runs
+    from analysis.fit_input import read_runs
     from analysis.fit_joules import alpha_of_model, cast_joules, printed_b_star
     from analysis.fit_picture import draw_residuals
+    from analysis.kernel_kinds import NATIVE_KERNELS
 
     if b_max < 2:
         raise ValueError(f"--b-max {b_max} is below 2")

@@ -26,7 +26,7 @@ _NOTE = (
 def family_of_table(fits: FitsFile, kernel: str) -> FamilyScale:
     """Compare the linear layers of every row of the model table at B = 1, by the fits."""
     from analysis.fit_crossing import fitted_time
-    from analysis.fit_input import BASELINE
+    from analysis.kernel_kinds import BASELINE
     from analysis.scale import FamilyPoint, family_scale
     from reasoning.model_table import MODELS
 

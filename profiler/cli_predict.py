@@ -151,7 +151,7 @@ def predict_command(
 
 
 def _predict(job: PredictJob) -> Prediction:
-    from analysis.fit_input import BASELINE
+    from analysis.kernel_kinds import BASELINE
     from analysis.model_shape import HopEngine
     from analysis.predict import Request, predict
     from analysis.predict_calibrate import calibrate, native_hops

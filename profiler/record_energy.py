@@ -63,6 +63,8 @@ class EnergyRow(Strict):
     """Units of work in all windows together: how often the work was repeated."""
     duration_s: NonNegative
     """Length of all windows together, s."""
+    wait_s: NonNegative | None = None
+    """Of that, time in which the load only waits, so that the card stays below its power cap, s; None for none."""
     energy_j: NonNegative | None = None
     """Energy of all windows, J."""
     energy_source: EnergySource

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from analysis.crossing import CrossingEstimate
 from analysis.fit_crossing import energy_crossing, fitted_time, linear_energy, time_crossing
 from analysis.fit_file import FitsFile
-from analysis.fit_input import BASELINE, NATIVE_KERNELS
 from analysis.fit_joules import printed_b_star
 from analysis.hop_cost import Cost
+from analysis.kernel_kinds import BASELINE, NATIVE_KERNELS
 from analysis.report.colours import role_of, split_name, styles
 from analysis.report.figure import Axis, Figure, Line, Mark, Panel
 from analysis.report.inputs import Catalogue, ModelRow
@@ -85,12 +85,12 @@ def _joules_of(fits: FitsFile, spec: ModelRow) -> Callable[[str, float], float |
     """Energy of a hop's linear layers per row, mJ; None for a kernel whose bytes are not known."""
 
     def at(kernel: str, batch: float) -> float | None:
-        moved, energy = fits.kernels[kernel].pass_bytes_per_weight, fits.energy
-        if moved is None or energy is None:
+        energy = fits.energy
+        if energy is None:
             return None
         row = list(map(float, energy.point()))
-        cost = linear_energy(_cost(fits, kernel, spec), kernel, moved, energy, row, spec.layers)
-        return 1e3 * float(cost.at(batch)) / batch
+        cost = linear_energy(_cost(fits, kernel, spec), kernel, fits.kernel(kernel), energy, row, spec.layers)
+        return None if cost is None else 1e3 * float(cost.at(batch)) / batch
 
     return at
 

@@ -10,7 +10,7 @@ from datetime import datetime
 from analysis.crossing import MeasuredCrossing
 from analysis.fit_crossing import measured_by_chain, measured_energy_by_chain, time_crossing
 from analysis.fit_file import FitsFile
-from analysis.fit_input import BASELINE
+from analysis.kernel_kinds import BASELINE
 from analysis.predict_file import PredictedCrossing
 from analysis.report.batch_fits import fitted_blocks
 from analysis.report.colours import role_of, styles

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from analysis.fit_input import BASELINE, NATIVE_KERNELS
+from analysis.kernel_kinds import BASELINE, NATIVE_KERNELS
 from analysis.report.figure import Dash, Marker, Style
 
 LIGHT: Mapping[str, str] = {

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from analysis.accuracy_drift import Drift
 from analysis.fit_crossing import Layer
 from analysis.fit_file import FitsFile
-from analysis.fit_input import BASELINE, LEAST_TIMINGS, machine_of
+from analysis.fit_input import LEAST_TIMINGS, machine_of
+from analysis.kernel_kinds import BASELINE
 from analysis.predict_file import Prediction
 from analysis.predict_history import HeldOut
 from analysis.predict_machine import GpuFigures

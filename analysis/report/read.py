@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from analysis.accuracy_drift import drift_of
 from analysis.fit_file import FitsFile, read_fits
-from analysis.fit_input import BASELINE, LEAST_TIMINGS, machine_of
+from analysis.fit_input import LEAST_TIMINGS, machine_of
+from analysis.kernel_kinds import BASELINE
 from analysis.predict_check import check_prediction
 from analysis.predict_file import Prediction, read_prediction
 from analysis.predict_history import HISTORY, HeldOut, read_history

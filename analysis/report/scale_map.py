@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from analysis.call_time import Deviations
 from analysis.fit_crossing import linear_time
-from analysis.fit_input import BASELINE
 from analysis.hop_cost import Cost
+from analysis.kernel_kinds import BASELINE
 from analysis.report.figure import Axis, Cells, Panel
 from analysis.report.inputs import ModelRow
 from analysis.report.section import number

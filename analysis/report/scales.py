@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from analysis.call_time import Deviations
 from analysis.fit_file import FitsFile
-from analysis.fit_input import BASELINE
+from analysis.kernel_kinds import BASELINE
 from analysis.report.colours import split_name
 from analysis.report.figure import Figure
 from analysis.report.inputs import Catalogue, Inputs, ModelRow

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from analysis.fit_file import FitsFile
-from analysis.fit_input import BASELINE
+from analysis.kernel_kinds import BASELINE
 from analysis.predict_machine import Machine, transferred
 from analysis.report.figure import Figure
 from analysis.report.inputs import Catalogue, ModelRow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from analysis.fit_input import BASELINE
+from analysis.kernel_kinds import BASELINE
 from analysis.report.inputs import Catalogue, Inputs
 from analysis.report.section import UNKNOWN, Block, Table, number
 from analysis.scale_fits import MeasuredFamily, measured_families

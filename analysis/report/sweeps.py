@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from analysis.fit_input import BASELINE, GEMV
+from analysis.kernel_kinds import BASELINE, GEMV
 from analysis.report.colours import is_peer, split_name, styles
 from analysis.report.figure import Axis, Figure, Line, Mark, Panel, Style
 from analysis.report.inputs import Catalogue, Inputs

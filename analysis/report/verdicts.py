@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
-from analysis.fit_input import BASELINE
+from analysis.kernel_kinds import BASELINE
 from analysis.report.chain_verdicts import TONES, JudgedChain, judged_chains, verdict_card, verdict_grids
 from analysis.report.colours import is_peer, split_name
 from analysis.report.inputs import Inputs

@@ -5,7 +5,7 @@ import pytest
 
 from analysis.fit_between import BETWEEN_PARAMETERS, HopBetween, fit_between
 from analysis.fit_cast import CAST_PARAMETERS, CastCell, fit_cast
-from analysis.fit_energy import EnergyWork, alpha_j_per_bit, busy_w, fit_energy, phi_j
+from analysis.fit_energy import EnergyWork, Product, alpha_j_per_bit, busy_w, fit_energy, phi_j, product_j
 from analysis.fit_host import LaunchChain, fit_host
 
 SHAPES = ((1024, 3072), (2560, 2458), (4096, 4096), (4096, 14336), (28672, 4096))
@@ -76,7 +76,8 @@ def work(
             time_s, moved, flops, decoded = (scale * x for x in units[load])
             energy = STATIC_W * time_s + PER_BYTE * moved + PER_FLOP * flops + PER_DECODED * decoded
             energy *= 1 + noise * random.standard_normal()
-            found.append(EnergyWork(load, energy, noise, time_s, moved, flops, decoded))
+            products = (Product(load, 4, decoded, 1),) if decoded else ()
+            found.append(EnergyWork(load, energy, noise, time_s, moved, flops, products))
     return found
 
 
@@ -112,6 +113,27 @@ def test_alpha_and_phi_by_hand() -> None:
     assert phi_j(fitted, "fused_int8", 1e9, 1e-3) == pytest.approx(0.1)
     with pytest.raises(ValueError, match="weights=0"):
         alpha_j_per_bit(fitted, 0, 1e12)
+
+
+def test_a_product_pays_for_its_structure_its_rows_and_its_cast() -> None:
+    fitted = {
+        "own_j_per_weight.null_nf4": 2e-11,
+        "own_row_j_per_weight.null_nf4": 3e-13,
+        "own_j_per_weight.gemv_bf16": 7e-11,
+        "cast_j_per_weight.fused_nf4": 1e-11,
+        "cast_j_per_weight.unfused_nf4": 8e-11,
+    }
+    wanted = {
+        ("fused_nf4", 4): (3e-11, 3e-13),
+        ("fused_fp4", 4): (2e-11, 3e-13),
+        ("null_nf4", 4): (2e-11, 3e-13),
+        ("unfused_nf4", 4): (8e-11, 0),
+        ("fused_int8", 8): (0, 0),
+        ("gemv_bf16", None): (7e-11, 0),
+        ("bf16", None): (0, 0),
+    }
+    for (kernel, bits), joules in wanted.items():
+        assert product_j(fitted, kernel, bits) == pytest.approx(joules)
 
 
 def test_launch_and_sync_come_back() -> None:

@@ -9,7 +9,7 @@ from fit_world import coverage
 
 from analysis.fit_between import HopBetween, fit_between
 from analysis.fit_cast import CastCell, fit_cast
-from analysis.fit_energy import EnergyWork, fit_energy
+from analysis.fit_energy import EnergyWork, Product, fit_energy, product_j
 from analysis.fit_host import EAGER, GRAPH, LaunchChain, fit_host
 from analysis.fit_solver import Solution
 
@@ -41,25 +41,43 @@ ENERGY = {
     "static_w": 120.0,
     "j_per_byte": 1e-10,
     "j_per_flop": 6.5e-13,
+    "wait_w": 15.0,
     "active_w": 77.0,
+    "between_w": 40.0,
+    "own_j_per_weight.gemv_bf16": 6e-11,
+    "own_j_per_weight.null_int8": 1.8e-11,
+    "own_j_per_weight.null_nf4": 1.7e-11,
+    "own_row_j_per_weight.null_int8": 3e-13,
+    "own_row_j_per_weight.null_nf4": 4e-13,
     "cast_j_per_weight.fused_int8": 1.5e-11,
     "cast_j_per_weight.fused_nf4": 2.5e-11,
     "cast_j_per_weight.unfused_int8": 7e-11,
     "cast_j_per_weight.unfused_nf4": 8e-11,
 }
 WEIGHTS = 28672 * 4096.0
-# Kernel, time in us, MB and Gflop of a call, as an H200 measured them; ones that decode without fusing have one window.
+WAIT_SHARE = 0.6
+BITS = {"nf4": 4, "int8": 8}
+# Kernel, time in us, MB, rows and weights of a call, about as an H200 measured them.
 WINDOWS = (
     *(
-        ("bf16", 56.6, 235, 0.235),
-        ("bf16", 61.8, 239, 15.0),
-        ("bf16", 367.0, 302, 240.5),
-        ("bf16", 7.6, 34, 0.034),
+        ("bf16", 56.6, 235, 1, WEIGHTS),
+        ("bf16", 61.8, 239, 64, WEIGHTS),
+        ("bf16", 367.0, 302, 1024, WEIGHTS),
+        ("bf16", 7.6, 2.1, 1, 1024 * 1024.0),
     ),
-    *(("null_nf4", 18.1, 66, 0.235), ("null_int8", 27.9, 118, 0.235)),
-    *(("fused_nf4", 19.1, 66, 0.235), ("fused_nf4", 44.1, 70, 15.0)),
-    *(("fused_int8", 28.8, 118, 0.235), ("fused_int8", 44.7, 122, 15.0)),
-    *(("unfused_nf4", 142.7, 536, 0.235), ("unfused_int8", 152.5, 587, 0.235)),
+    *(
+        ("gemv_bf16", 55.0, 235, 1, WEIGHTS),
+        ("null_nf4", 18.1, 66, 1, WEIGHTS),
+        ("null_int8", 27.9, 118, 1, WEIGHTS),
+    ),
+    *(("fused_nf4", 19.1, 66, 1, WEIGHTS), ("fused_nf4", 41.0, 70, 64, WEIGHTS)),
+    *(("fused_int8", 28.8, 118, 1, WEIGHTS), ("fused_int8", 38.0, 122, 64, WEIGHTS)),
+    *(("unfused_nf4", 142.7, 536, 1, WEIGHTS), ("unfused_int8", 152.5, 587, 1, WEIGHTS)),
+)
+# What computes the products, batch, weights in millions, and time of linears and between them in us, of hops.
+HOPS = (
+    *(("gemv_bf16", 1, 344, 170, 140), ("bf16", 32, 344, 330, 500)),
+    *(("gemv_bf16", 1, 2749, 1300, 160), ("bf16", 32, 2749, 1500, 550)),
 )
 
 
@@ -77,15 +95,33 @@ class Part:
 
 def energy(seed: int, noise: float, told: float) -> Solution:
     random = np.random.default_rng(seed)
-    work = [EnergyWork("idle", ENERGY["static_w"] * (1 + noise * random.standard_normal()), told, 1.0)]
-    for load, us, mb, gflop in WINDOWS:
-        per_weight = ENERGY.get(f"cast_j_per_weight.{load}", 0.0)
-        joules = (ENERGY["static_w"] + ENERGY["active_w"]) * us * 1e-6 + per_weight * WEIGHTS
-        joules += ENERGY["j_per_byte"] * mb * 1e6 + ENERGY["j_per_flop"] * gflop * 1e9
+    work = []
+
+    def measure(
+        load: str, busy_s: float, mb: float = 0, product: Product | None = None, **apart_s: float
+    ) -> None:
+        flops = 0.0 if product is None else 2 * product.weights * product.rows
+        time_s = busy_s + sum(apart_s.values())
+        joules = ENERGY["static_w"] * time_s + ENERGY["j_per_byte"] * mb * 1e6 + ENERGY["j_per_flop"] * flops
+        joules += ENERGY["active_w"] * busy_s * (load != "idle")
+        joules += sum(ENERGY[name.replace("_s", "_w")] * took_s for name, took_s in apart_s.items())
+        if product is not None:
+            each_j, row_j = product_j(ENERGY, product.kernel, product.bits)
+            joules += product.weights * (each_j + product.rows * row_j)
         joules *= 1 + noise * random.standard_normal()
-        work.append(
-            EnergyWork(load, joules, told, us * 1e-6, mb * 1e6, gflop * 1e9, WEIGHTS * (per_weight > 0))
-        )
+        products = () if product is None else (product,)
+        work.append(EnergyWork(load, joules, told, time_s, mb * 1e6, flops, products, **apart_s))
+
+    measure("idle", 1.0)
+    measure("wait", 0.0, wait_s=1.0)
+    for load, us, mb, rows, weights in WINDOWS:
+        product = Product(load, BITS.get(load.split("_")[-1]), weights, rows)
+        measure(load, us * 1e-6, mb, product, wait_s=WAIT_SHARE * us * 1e-6)
+    for kernel, rows, millions, linears_us, between_us in HOPS:
+        product = Product(kernel, None, millions * 1e6, rows)
+        wait_s = WAIT_SHARE * (linears_us + between_us) * 1e-6
+        mb = 2 * millions + 50 * rows
+        measure("bf16", linears_us * 1e-6, mb, product, wait_s=wait_s, between_s=between_us * 1e-6)
     return fit_energy(work, seed=seed).solution
 
 

@@ -11,9 +11,10 @@ from analysis.chain_figures import _scheme_and_format
 from analysis.chain_picture import _scheme
 from analysis.fit import fit_all
 from analysis.fit_file import KernelFit
-from analysis.fit_input import BASELINE, GEMV, GEMV_ROWS, take
+from analysis.fit_input import take
 from analysis.fit_time import TIME_PARAMETERS
 from analysis.hop_cost import Cost, Line
+from analysis.kernel_kinds import BASELINE, GEMV, GEMV_ROWS
 from analysis.model_shape import HopEngine, ModelShape
 from analysis.predict_hop import linears_time, why_no_gemv
 from analysis.predict_machine import Machine, from_fits

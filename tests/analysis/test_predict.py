@@ -20,6 +20,8 @@ from prediction_world import (
 )
 
 from analysis.fit_crossing import Layer
+from analysis.fit_file import KernelFit
+from analysis.fit_time import TIME_PARAMETERS
 from analysis.model_shape import HopEngine
 from analysis.predict import Predicted, Request, predict
 from analysis.predict_calibrate import calibrate, native_hops
@@ -172,9 +174,36 @@ def test_a_busy_device_draws_more_and_an_eager_one_is_idle_while_it_waits() -> N
             linears = linears_time(busy, MODEL, "fused_nf4", setting.engine, 0)
             assert active_w * float(linears.at(4)) < extra_j < active_w * float(time.at(4))
         else:
-            assert extra_j == pytest.approx(active_w * float(time.at(4)))
+            assert extra_j == pytest.approx(active_w * (float(time.at(4)) - HOST["graph_s"]))
     elsewhere = transferred(fits(energy=fitted(tuple(named), tuple(named.values()), 0.0, 40)), H200, A100)
     assert elsewhere.energy is not None and elsewhere.energy.named(0)["active_w"] == pytest.approx(30)
+
+
+def test_few_rows_of_native_weights_and_what_lies_between_linears_have_joules_of_their_own() -> None:
+    own_j, between_w, active_w = 7e-11, 30.0, 60.0
+    named = {**ENERGY, "active_w": active_w, "between_w": between_w, "own_j_per_weight.gemv_bf16": own_j}
+    energy = fitted(tuple(named), tuple(named.values()), 0.0, 40)
+    names = {**TRUTH, "gemv_bf16": TRUTH["bf16"]}
+    kernels = {
+        name: KernelFit(
+            time=fitted(TIME_PARAMETERS, point, 0.0, 40),
+            pass_bytes_per_weight=PASS_BYTES.get(name, 2.0),
+            bits=4 if "nf4" in name else 16,
+        )
+        for name, point in names.items()
+    }
+    owner, plain = machine(kernels=kernels, energy=energy), machine(kernels=kernels)
+    setting = HopSetting(HopEngine.FUSED, 512)
+    weights, head = MODEL.linear_weights, MODEL.head.n * MODEL.head.k
+    for kernel, native in (("bf16", weights + head), ("fused_nf4", head)):
+        time = hop_time_of(owner, MODEL, kernel, setting, 0)
+        linears = linears_time(owner, MODEL, kernel, setting.engine, 0)
+        found, without = (hop_energy_of(m, MODEL, kernel, setting, time, 0) for m in (owner, plain))
+        assert found is not None and without is not None
+        for batch, own in ((1, native * own_j), (2, native * own_j), (3, 0.0), (64, 0.0)):
+            between_s = float(time.at(batch)) - HOST["graph_s"] - float(linears.at(batch))
+            wanted = active_w * float(linears.at(batch)) + between_w * between_s + own
+            assert float(found.at(batch)) - float(without.at(batch)) == pytest.approx(wanted, rel=1e-6)
 
 
 def test_another_gpu_gets_the_efficiencies_and_says_so() -> None:

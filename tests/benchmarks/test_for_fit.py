@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,16 @@ from pydantic import JsonValue
 from typer.testing import CliRunner
 
 from analysis.fit import fit_all
+from analysis.fit_energy import Product
 from analysis.fit_host import LaunchChain, fit_host
-from analysis.fit_input import energy_rows, read_runs
+from analysis.fit_input import energy_rows, read_runs, take
 from benchmarks import for_fit, kernel_sweep, plan
 from benchmarks.for_fit import ForFit, fit_plan, measure_for_fit
 from benchmarks.hop_parts import KERNELS as HOP_KERNELS
 from benchmarks.hop_parts import hop_sizes
 from benchmarks.machine import Target
 from benchmarks.plan import SweepRequest, make_plan
-from profiler.energy import EnergyReading, FakeMeter, HliMeter
+from profiler.energy import EnergyReading, FakeMeter, HliMeter, Load
 from profiler.energy_window import EnergyWindow, KeepBusy
 from profiler.record import load_run
 
@@ -66,8 +68,8 @@ def test_the_record_holds_what_a_fit_needs(
     assert {row.kernel for row in record.results} == KERNELS
     assert min(row.timings for row in record.results) >= 12
     loads = [(row.load, row.m) for row in energy_rows(record)]
-    assert loads[0] == ("idle", None) and len(loads) == 1 + 11 + 5 + 1 + 1
-    assert ("bf16", 24) in loads and ("fused_fp8", 64) in loads and ("null_int8", 1) in loads
+    assert loads[0] == ("idle", None) and len(loads) == 1 + 11 + 3 + 1 + 1
+    assert ("bf16", 24) in loads and ("fused_int8", 64) in loads and ("null_int8", 1) in loads
     assert sum(sample.type == "load_energy" for sample in samples) == len(loads)
 
     fits = fit_all(read_runs([tmp_path]), n_draws=20)
@@ -115,16 +117,17 @@ def test_on_a_gpu_the_plan_covers_what_tells_parameters_apart_in_time() -> None:
         "4096x14336",
         "28672x4096",
     ]
-    assert sweep.ms == (1, 8, 16, 32, 64, 128, 256) and sweep.repeats == 12
+    assert sweep.ms == (1, 8, 16, 32, 64, 128, 160, 256) and sweep.repeats == 12
     assert {variant.name for variant in sweep.variants} == KERNELS | {"gemv_bf16"}
     found = fit_plan(sweep, GPU)
     assert found.hops == hop_sizes() and fit_plan(sweep, CPU).hops == ()
     assert set(HOP_KERNELS) < KERNELS
-    windows = found.steps - found.steps_before_energy
-    assert found.steps_before_energy == len(found.eager) + len(found.graphs) + len(hop_sizes()) * len(
-        HOP_KERNELS
-    )
-    assert windows == 19 and windows * (found.window_s + found.lead_in_s) < 150
+    assert found.hop_windows == 4 and found.resting == ("idle", "wait")
+    assert found.steps_before_energy == len(found.eager) + len(found.graphs) + found.hop_windows + len(
+        hop_sizes()
+    ) * len(HOP_KERNELS)
+    assert found.steps - found.steps_before_energy == found.windows - found.hop_windows
+    assert found.windows == 23 and found.windows * (found.window_s + found.lead_in_s) < 150
     assert len(set(found.graphs)) > 1 and {syncs for _, syncs in found.eager} == {1, 16, 64}
     assert max(p.ms[0] for p in found.energy) == 1024
 
@@ -168,7 +171,9 @@ def test_hops_follow_the_launches_and_a_machine_without_the_engine_is_named(
     found_plan = dataclasses.replace(fit_plan(sweep, CPU), eager=((64, 1),), hops=sizes, repeats=3)
     told: list[tuple[float, str]] = []
 
-    def measured(plan: object, target: object, repeats: int, on_size: Any) -> Iterator[dict[str, JsonValue]]:
+    def measured(
+        plan: object, target: object, repeats: int, on_size: Any, then: Any
+    ) -> Iterator[dict[str, JsonValue]]:
         assert (plan, target) == (sizes, CPU) and repeats >= 10
         for size in sizes:
             on_size(size, "fused_nf4")
@@ -189,8 +194,64 @@ def test_hops_follow_the_launches_and_a_machine_without_the_engine_is_named(
     assert found_plan.steps == fit_plan(sweep, CPU).steps - 5 + 2 * len(HOP_KERNELS)
     monkeypatch.setattr(for_fit, "why_no_hops", lambda device: "triton is not installed")
     without = run_plan()
-    assert without.hop_parts == [] and without.warnings[0].endswith(
+    assert without.hop_parts == [] and without.warnings[-1].endswith(
         "its time between linears is not identified: triton is not installed"
+    )
+
+
+def test_the_energy_of_hops_is_measured_and_read(
+    small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = tuple(size for size in hop_sizes() if size.layers == 12 and size.batch_size in (1, 8, 32))[:3]
+    hop_s, waited_s = 2e-3, 1e-3
+
+    class Parts:
+        def load(self, each_s: float, wait_share: float) -> tuple[Load, float]:
+            assert (each_s, wait_share) == (pytest.approx(hop_s), 0.5)
+            return Load(lambda: time.sleep(hop_s + waited_s), 1), waited_s
+
+    def measured(
+        plan: object, target: object, repeats: int, on_size: Any, then: Any
+    ) -> Iterator[dict[str, JsonValue]]:
+        for kernel in ("bf16", "fused_nf4"):
+            for size in sizes:
+                row = {"kernel": kernel, "hop_us_p50": 1e6 * hop_s, "time_us_p50": 400.0, "engine": "fused"}
+                yield {"kernel": "another"}
+                then(size, Parts(), row)
+
+    monkeypatch.setattr(for_fit, "measure_hop_parts", measured)
+    monkeypatch.setattr(for_fit, "why_no_hops", lambda device: "")
+    monkeypatch.setattr(
+        for_fit, "fit_plan", lambda *a: dataclasses.replace(fit_plan(*a), hops=sizes, wait_share=0.5)
+    )
+    monkeypatch.setattr(for_fit, "wait_load", lambda: Load(lambda: time.sleep(0.01), 0))
+    sweep = make_plan(SweepRequest(for_fit=True), "cpu")
+    found = ForFit()
+    plan_ = for_fit.fit_plan(sweep, CPU)
+    assert (plan_.hop_windows, plan_.resting) == (2, ("idle", "wait"))
+    for_fit._measure_hop_parts(plan_, CPU, Counter(power_w=POWER_W), found, lambda *told: None)
+    assert [(hop["kernel"], hop["batch_size"]) for hop in found.hop_energy] == [("bf16", 1), ("bf16", 32)]
+    assert len(found.samples) == 2
+
+    monkeypatch.setattr(for_fit, "best_meter", lambda **kwargs: Counter(power_w=POWER_W))
+    monkeypatch.setattr(for_fit, "_measure_hop_parts", lambda *a: None)
+    code, fields = run("--out", str(tmp_path))
+    assert code == 0, fields["failures"]
+    record = load_run(Path(str(fields["run"])))[0]
+    held = record.model_copy(update={"derived": {**record.derived, "hop_energy": found.hop_energy}})
+    one, many = (work for work in take([held]).energy if work.between_s > 0)
+    weights, head = sizes[0].shape.linear_weights, sizes[0].vocabulary * sizes[0].hidden
+    assert one.products == (Product("gemv_bf16", 16, weights, 1), Product("gemv_bf16", None, head, 1))
+    assert many.products == (Product("bf16", 16, weights, 32), Product("bf16", None, head, 32))
+    assert one.between_s == pytest.approx(4e-4) and one.wait_s == pytest.approx(waited_s)
+    assert one.energy_j == pytest.approx(POWER_W * one.time_s) and one.time_s > hop_s + waited_s
+    assert many.flops == 64 * (weights + head)
+    assert many.bytes_moved - one.bytes_moved == pytest.approx(
+        31
+        * (
+            sizes[0].row_bytes
+            + 2 * sum(c.count * (c.n + c.k) for c in (*sizes[0].shape.merged, sizes[0].shape.head))
+        )
     )
 
 
