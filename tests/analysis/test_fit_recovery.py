@@ -182,7 +182,7 @@ def test_three_hundred_simulated_sweeps_are_covered_at_95_percent(name: str, tol
     # The standard error of one share of 300 is 1.3 %, so that 95 % may by chance be 91 % for one of many parameters.
     assert min(held.values()) >= (0.93 if told is None else 0.91), held
     # Few windows of one kernel or chains of one kind make wide intervals, but not huge ones.
-    assert max(width.values()) < 4 and np.mean(list(width.values())) < 2.5, width
+    assert max(width.values()) < 4.5 and np.mean(list(width.values())) < 2.5, width
 
 
 def test_an_observation_that_alone_determines_a_parameter_has_the_misfit_of_all() -> None:

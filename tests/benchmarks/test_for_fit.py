@@ -191,7 +191,7 @@ def test_hops_follow_the_launches_and_a_machine_without_the_engine_is_named(
     found = run_plan()
     assert found.interrupted and found.hop_parts == [{"batch_size": 1}, {"batch_size": 8}]
     assert told[1:] == [(1, "4 layers of fused_nf4, B = 1"), (2, "4 layers of fused_nf4, B = 8")]
-    assert found_plan.steps == fit_plan(sweep, CPU).steps - 5 + 2 * len(HOP_KERNELS)
+    assert found_plan.steps == fit_plan(sweep, CPU).steps - 5 + 2 * len(HOP_KERNELS) + 1
     monkeypatch.setattr(for_fit, "why_no_hops", lambda device: "triton is not installed")
     without = run_plan()
     assert without.hop_parts == [] and without.warnings[-1].endswith(
