@@ -15,12 +15,14 @@ import numpy as np
 from analysis.chain_indices import index_fields
 from analysis.chain_ranges import range_notes
 from analysis.chain_waterfall import ChainWaterfall, Places, chain_waterfall
+from analysis.cost_ratio import energy_ratio
 from analysis.kernel_kinds import NATIVE_KERNELS
 from analysis.stats import (
     Interval,
     bootstrap_interval,
     bootstrap_ratio,
     discordant_pairs,
+    drift_share,
     mcnemar_exact,
     quantiles,
     wilson_interval,
@@ -118,6 +120,7 @@ class BatchFigures:
         fields |= self._cast_fields(row)
         fields |= self._agreement_fields(row)
         fields |= self._accuracy_fields(row)
+        fields |= self._energy_fields(row)
         if row.mode == "replay":
             found = range_notes(self._ranges.get(row.kernel, []))
             fields["notes"] = list(dict.fromkeys([*row.notes, *found]))
@@ -129,6 +132,17 @@ class BatchFigures:
         if row.kernel != self._baseline and not _is_null(row.kernel):
             fields |= self._verdict_fields(row)
         return VariantResult.model_validate(row.model_dump() | fields)
+
+    def _energy_fields(self, row: VariantResult) -> dict[str, object]:
+        """The interval of the joules of one window, widened by how its hops drift, as those of another would."""
+        joules, ends = row.energy_j_per_query, row.energy_j_per_query_ci95
+        if row.mode != "generate" or row.energy_windows != 1 or joules is None or ends is None:
+            return {}
+        places = sorted(self._hops[row.kernel, row.mode].items())
+        share = drift_share([hop for (_, _, hop), _ in places], [taken_s for _, taken_s in places])
+        if share is None:
+            return {}
+        return {"energy_j_per_query_ci95": (max(0.0, ends[0] - share * joules), ends[1] + share * joules)}
 
     def _hop_fields(self, row: VariantResult) -> dict[str, object]:
         times = list(self._hops[row.kernel, row.mode].values())
@@ -278,14 +292,14 @@ class BatchFigures:
         return fields | ({"verdict_reason": ". ".join(reasons)} if reasons else {})
 
     def _energy_ratio(self, kernel: str) -> Interval | None:
-        """J per query over the baseline's, paired by batch."""
+        """J per query over the baseline's: paired by window, or with one of each all that both intervals allow."""
         mine, reference = (
             {s.repeat: s.energy_j / s.queries for s in self._energy.get(name, []) if s.energy_j}
             for name in (kernel, self._baseline)
         )
         shared = sorted(mine.keys() & reference.keys())
         if len(shared) < _SAMPLES_FOR_AN_INTERVAL:
-            return None
+            return self._ratio_of_single_windows(kernel)
         return bootstrap_ratio(
             [mine[i] for i in shared],
             [reference[i] for i in shared],
@@ -293,6 +307,15 @@ class BatchFigures:
             paired=True,
             seed=self._seed,
         )
+
+    def _ratio_of_single_windows(self, kernel: str) -> Interval | None:
+        rows = {row.kernel: row for row in self._rows if row.mode == "generate"}
+        if kernel not in rows or self._baseline not in rows:
+            return None
+        own, native = (
+            row.model_copy(update=self._energy_fields(row)) for row in (rows[kernel], rows[self._baseline])
+        )
+        return energy_ratio(own, native)
 
     def _mcnemar(self, kernel: str) -> dict[str, object] | None:
         answers = [

@@ -3,10 +3,14 @@
     reference − saving + exposed cast + other + host = variant
 
 Reference, null and variant are whole hops that ran the same tokens. What null and reference differ by outside the
-linear layers (``other``) and in waiting for the host (``host``) is taken out of the saving. The linear layers' own
-times, measured apart, say whether the parts hold: they must explain the variant's hop within ``TOLERANCE``. Of captured
-hops these are times of the linears alone in a graph of their own, and all else of the hop is ``other``; of hops that
-were not captured, times by ranges, in a pass that shows what lies between the ranges as well.
+linear layers (``other``) is taken out of the saving. The linear layers' own times, measured apart, say whether the
+parts hold: they must explain the variant's hop within ``TOLERANCE``. Of captured hops these are times of the linears
+alone in a graph of their own, and all else of the hop is ``other``; of hops that were not captured, times by ranges, in
+a pass that shows what lies between the ranges as well.
+
+A hop that the host launches kernel by kernel takes longer than its kernels. Saving, exposed cast and other are then the
+device's, and ``host`` is by how much more the variant's device waits for the host: launching a cast costs host time,
+whatever decoding costs the device. Such a hop can only fail to hold its own device time.
 """
 
 from __future__ import annotations
@@ -42,8 +46,9 @@ class ChainWaterfall:
         parts: the times, s.
         intervals: 95 % bootstrap intervals by part, s; empty with fewer than two hops.
         hops: replayed hops that all three kernels share.
-        gap_share: (reference + change of the linear layers) / variant - 1, and with the changes of other and host
-            where ranges show those; None where the linear layers were not timed.
+        gap_share: (reference + change of the linear layers) / variant - 1, with the change of other where ranges show
+            it; where the device waits for the host, how far its time exceeds the variant's hop over that hop, or 0;
+            None where the linear layers were not timed.
     """
 
     parts: Waterfall
@@ -155,25 +160,38 @@ def _draws(times: Floats | None, seed: int) -> Floats | None:
 
 
 def _parts(whole: Floats, alone: Floats | None, device: Floats | None, has_host: bool) -> dict[str, Floats]:
-    """The parts from medians: ``whole`` and ``alone`` [3, ...], ``device`` [2, 3, ...]."""
+    """The parts from medians: ``whole`` and ``alone`` [3, ...], ``device`` [2, 3, ...].
+
+    Draws of separate passes are independent, so they may be paired in any order.
+    """
     reference, null, variant = whole
     nothing = np.zeros_like(whole)
-    # Draws of separate passes are independent, so they may be paired in any order.
+    if has_host and alone is None and device is not None:
+        linear, other = device
+        waiting = whole - linear - other
+        return {
+            "reference": reference,
+            "saving": linear[0] - linear[1],
+            "exposed_cast": linear[2] - linear[1],
+            "other": other[2] - other[0],
+            "host": waiting[2] - waiting[0],
+            "variant": variant,
+            "explained": np.maximum(variant, linear[2] + other[2]),
+        }
     if alone is not None:
-        linear, other, host = alone, whole - alone, nothing
+        linear, other = alone, whole - alone
         # All of a hop but its linears is the same work with every kernel: the linears alone are to explain its change.
         explained = reference + linear[2] - linear[0]
     else:
         linear, other = (device[0], device[1]) if device is not None else (nothing, nothing)
-        host = whole - linear - other if has_host and device is not None else nothing
-        explained = reference + sum((part[2] - part[0] for part in (linear, other, host)), nothing[0])
-    d_other, d_host = (part[1] - part[0] for part in (other, host))
+        explained = reference + sum((part[2] - part[0] for part in (linear, other)), nothing[0])
+    d_other = other[1] - other[0]
     return {
         "reference": reference,
-        "saving": reference - null + d_other + d_host,
+        "saving": reference - null + d_other,
         "exposed_cast": variant - null,
         "other": d_other,
-        "host": d_host,
+        "host": nothing[0],
         "variant": variant,
         "explained": explained,
     }

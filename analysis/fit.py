@@ -11,7 +11,7 @@ from analysis.fit_cast import fit_cast
 from analysis.fit_energy import fit_energy
 from analysis.fit_file import FitsFile, Fitted, KernelFit, Residual, fitted, now_utc
 from analysis.fit_host import fit_host
-from analysis.fit_input import FitInput
+from analysis.fit_input import FitInput, cards_of
 from analysis.fit_time import fit_time
 from analysis.kernel_kinds import BASELINE
 
@@ -63,6 +63,7 @@ def fit_all(
         versions=newest.environment.versions,
         git_commit=newest.environment.git_commit,
         runs=[record.run_id for record in found.records],
+        cards=cards_of(found.records),
         seed=seed,
         read_bytes_per_s=bandwidth,
         kernels=kernels,

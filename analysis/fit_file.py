@@ -103,6 +103,8 @@ class FitsFile(Strict):
     """Commit of the newest run's source tree."""
     runs: Annotated[list[str], Field(min_length=1)]
     """Runs that it was fitted on."""
+    cards: list[str] = []
+    """GPUs that they ran on, by UUID: cards of one model differ in power."""
     seed: int
     """Seed of the bootstrap."""
     read_bytes_per_s: float | None

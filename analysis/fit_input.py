@@ -65,6 +65,16 @@ def machine_of(record: RunRecord) -> str:
     return record.environment.gpus[0].name if on_gpu else record.environment.cpu_model
 
 
+def cards_of(records: Iterable[RunRecord]) -> list[str]:
+    """Return the UUIDs of the GPUs that runs ran on; empty on a CPU."""
+    found = (
+        r.environment.gpus[0].uuid
+        for r in records
+        if r.environment.gpus and r.arguments.get("device") != "cpu"
+    )
+    return sorted({uuid for uuid in found if uuid})
+
+
 def read_runs(paths: Sequence[Path]) -> FitInput:
     """Read runs and take from them what a fit needs.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from analysis.crossing import MeasuredCrossing
 from analysis.fit_crossing import measured_by_chain
-from analysis.fit_input import machine_of
+from analysis.fit_input import cards_of, machine_of
 from analysis.predict_file import PredictedCell, PredictedCrossing, Prediction
 from analysis.predict_history import HeldOut, Quantity
 from profiler.record import RunRecord, VariantResult
@@ -51,11 +51,13 @@ class Check:
         held_out: every cell that a run measured.
         crossings: B* of models and kernels with a batch sweep.
         skipped: what was not compared, and why, a sentence each.
+        is_same_card: whether the runs were made on the GPU of the fits; None where that is not known.
     """
 
     held_out: list[HeldOut]
     crossings: list[CrossingCheck]
     skipped: list[str]
+    is_same_card: bool | None = None
 
 
 def check_prediction(prediction: Prediction, records: Sequence[RunRecord]) -> Check:
@@ -106,7 +108,13 @@ def check_prediction(prediction: Prediction, records: Sequence[RunRecord]) -> Ch
             f"{len(records)} runs hold 0 cells that {prediction.name} predicted: "
             + ("; ".join(skipped) or "no run")
         )
-    return Check(held_out, _check_crossings(prediction, used), skipped)
+    return Check(held_out, _check_crossings(prediction, used), skipped, is_same_card(prediction, used))
+
+
+def is_same_card(prediction: Prediction, records: Sequence[RunRecord]) -> bool | None:
+    """Whether runs were made on the GPU of a prediction's fits, all of them; None where that is not known."""
+    cards = set(cards_of(records))
+    return cards <= set(prediction.fit_cards) if cards and prediction.fit_cards else None
 
 
 def _unfit(prediction: Prediction, record: RunRecord) -> str | None:

@@ -133,6 +133,8 @@ class Prediction(Strict):
     """Machine and time of the fits."""
     fit_runs: list[str]
     """Runs behind the fits."""
+    fit_cards: list[str] = []
+    """GPUs that they ran on, by UUID; empty where the fits do not say."""
     engine: str
     """How a hop is launched."""
     context: int

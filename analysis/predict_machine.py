@@ -102,6 +102,7 @@ class Machine:
         is_transferred: whether the parameters come from another GPU.
         fitted_on: machine of the fits, and the moment they were made.
         runs: runs behind the fits.
+        cards: GPUs that they ran on, by UUID.
         warnings: what a reader must know.
         left_out: kernels that were fitted and that this machine cannot run, with the reason.
         between: parameters of ``analysis.fit_between`` by kernel, of the fused engine.
@@ -118,6 +119,7 @@ class Machine:
     is_transferred: bool
     fitted_on: str
     runs: tuple[str, ...]
+    cards: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
     between: Mapping[str, Draws] = field(default_factory=dict)
@@ -265,6 +267,7 @@ def _machine(
         is_transferred=is_transferred,
         fitted_on=f"{fits.machine}, {fits.created_utc:%Y%m%dT%H%M%SZ}",
         runs=tuple(fits.runs),
+        cards=tuple(fits.cards),
         warnings=tuple(warnings),
         between={kernel: Draws.of(fit) for kernel, fit in fits.between.items()},
     )

@@ -13,6 +13,8 @@ Floats = NDArray[np.float64]
 
 # Resamples are drawn in batches of at most this many numbers, so that long sample lists fit in memory.
 _BATCH_ELEMENTS = 4_000_000
+# Of a series, for neighbours that are alike for a short and for a long while.
+_BLOCKS = (5, 10)
 
 
 class Statistic(Protocol):
@@ -264,3 +266,38 @@ def _samples(samples: ArrayLike, name: str, *, at_least: int) -> Floats:
 def _check_confidence(confidence: float) -> None:
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence} is not between 0 and 1")
+
+
+def drift_share(steps: Sequence[float], values: Sequence[float]) -> float | None:
+    """Return how far the mean of a series may be off, half a 95 % interval over the mean.
+
+    Neighbours are alike: a host is slow for seconds. The series is cut into blocks of neighbours, whose means, without
+    the trend over the steps, give Student's interval; of few long and of many short blocks the wider one counts.
+
+    Args:
+        steps: what the trend is over, such as the place of a hop in its sequence.
+        values: in the order of measurement, with a mean above 0.
+
+    Returns:
+        None with fewer than two values per short block.
+
+    Raises:
+        ValueError: lists of different lengths, or a mean of 0 or below.
+    """
+    if len(steps) != len(values):
+        raise ValueError(f"{len(steps)} steps do not go with {len(values)} values")
+    if len(values) < 2 * max(_BLOCKS):
+        return None
+    at, taken = np.asarray(steps, dtype=np.float64), np.asarray(values, dtype=np.float64)
+    mean = float(taken.mean())
+    if not mean > 0:
+        raise ValueError(f"the mean of the values is {mean:g}, not above 0")
+    centred = at - at.mean()
+    slope = float(centred @ taken) / float(centred @ centred) if np.any(centred) else 0.0
+    halves = []
+    for count in _BLOCKS:
+        blocks = [float(block.mean()) for block in np.array_split(taken - slope * centred, count)]
+        # The trend was fitted to them as well.
+        error = float(np.std(blocks, ddof=2)) / math.sqrt(count)
+        halves.append(float(stats.t.ppf(0.975, count - 2)) * error)
+    return max(halves) / mean

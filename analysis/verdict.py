@@ -28,8 +28,8 @@ class Waterfall:
     Attributes:
         reference_s: the reference's hop.
         saving_s: what the smaller weights save, t(reference) - t(null); negative where the kernel without
-            decoding is slower than the reference.
-        exposed_cast_s: what decoding adds, t(fused) - t(null); measured, so noise can make it negative.
+            decoding is slower than the reference. Where the device waits for the host, of device time.
+        exposed_cast_s: what decoding adds, t(fused) - t(null); measured, so noise can make it negative. Likewise.
         host_s: change of the time in which the device waits for the host.
         other_s: change of the device time outside the linear layers.
     """

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from analysis.cost_ratio import energy_ratio, time_ratio
 from analysis.crossing import MeasuredCrossing, measured_crossing
+from analysis.predict_check import is_same_card
 from analysis.predict_file import PredictedCrossing, Prediction
 from analysis.predict_history import ErrorSummary, HeldOut, error_rows, summarise_errors
 from analysis.stats import Interval
@@ -177,6 +178,14 @@ def _sizes(sizes: Iterable[int]) -> str:
     return ", ".join(map(str, sizes))
 
 
+def _card(one: _Checked) -> str:
+    """Whether the fits and the runs that check them were measured on one card."""
+    is_same = is_same_card(one.prediction, [record for _, record in one.chains])
+    return (
+        "" if is_same is None else ", the card of the fits" if is_same else ", on another card than the fits"
+    )
+
+
 def _stamps(one: _Checked) -> str:
     """When it was predicted, from what, and when it was measured."""
     prediction = one.prediction
@@ -190,5 +199,5 @@ def _stamps(one: _Checked) -> str:
         f"engine `{prediction.engine}`, {prediction.context} cached tokens, fits of {prediction.fits}, "
         f"{'carried over' if prediction.is_transferred else 'of this machine'}, {calibration}). "
         f"Measured later by {len(started)} chain runs in {folders}, which started {started[0]:{_STAMP}} to "
-        f"{started[-1]:{_STAMP}} UTC, on {words(entry.machine for entry in one.held_out)}."
+        f"{started[-1]:{_STAMP}} UTC, on {words(entry.machine for entry in one.held_out)}{_card(one)}."
     )

@@ -116,7 +116,9 @@ def _section(work: _Work, cells: Sequence[Cell]) -> str:
     sources = ", ".join(sorted({str(cell.row.energy_source) for cell in cells}))
     prompt = "prompts as they are" if work.context is None else f"a prompt of {work.context} tokens"
     windows = {cell.record.arguments.get("energy_windows") for cell in cells}
-    alone = ", one window each, so that intervals hold the counter's ticks alone" if windows == {1} else ""
+    alone = (
+        ", one window each, with intervals by its ticks and the drift of its hops" if windows == {1} else ""
+    )
     facts = f"{work.weights} weights, {prompt} included, energy by `{sources}`{alone}"
     return "\n\n".join([shown, verdict_sentences(cells), sources_line(cells, facts)])
 

@@ -6,17 +6,26 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from analysis.fit_energy import CAST_PREFIX, OWN_PREFIX, ROW_PREFIX
+
 if TYPE_CHECKING:
     from analysis.fit_file import FitsFile
     from analysis.fit_joules import CastJoules
     from analysis.stats import Interval
 
 _UNKNOWN = "not measured"
-_PER_WEIGHT = "cast_j_per_weight."
+# Heading, and its end, of parameters that kernels have each.
+_BY_KERNEL = {
+    CAST_PREFIX: ("e_cast", "per weight"),
+    OWN_PREFIX: ("e_own", "per weight"),
+    ROW_PREFIX: ("e_row", "per weight and row"),
+}
 # Name, heading, scale and unit, by parameter.
 _MACHINE = {
     "static_w": ("P0, static power", 1.0, "W"),
     "active_w": ("Pa, of a busy device", 1.0, "W"),
+    "wait_w": ("Pw, of a waiting kernel", 1.0, "W"),
+    "between_w": ("Pb, between linears", 1.0, "W"),
     "j_per_byte": ("e_B, per byte", 1e12, "pJ"),
     "j_per_flop": ("e_F, per operation", 1e12, "pJ"),
     "launch_s": ("h, a launch", 1e6, "µs"),
@@ -38,12 +47,16 @@ def machine_table(fits: FitsFile) -> Table:
             table.add_row(name, _UNKNOWN, "")
             continue
         for key, found in fit.parameters.items():
-            label, scale, unit = _MACHINE.get(
-                key, (f"e_cast of {key.removeprefix(_PER_WEIGHT)}, per weight", 1e12, "pJ")
-            )
+            label, scale, unit = _MACHINE.get(key) or (_of_kernel(key), 1e12, "pJ")
             low, high = (end * scale for end in found.ci95)
             table.add_row(label, f"{found.point * scale:.4g} [{low:.4g}, {high:.4g}]", unit)
     return table
+
+
+def _of_kernel(key: str) -> str:
+    prefix = next(prefix for prefix in _BY_KERNEL if key.startswith(prefix))
+    name, per = _BY_KERNEL[prefix]
+    return f"{name} of {key.removeprefix(prefix)}, {per}"
 
 
 def joules_table(model: str, alpha: Interval | None, casts: dict[str, CastJoules | None]) -> Table:

@@ -92,6 +92,8 @@ def show_check(
         )
     for sentence in found.skipped:
         console.print(f"left out: {sentence}")
+    if found.is_same_card is False:
+        console.print("the runs were made on another card than the fits: cards of one model differ in power")
     for summary in own:
         console.print(f"this check: {_errors(summary)}")
     console.print(history_sentence(ever))

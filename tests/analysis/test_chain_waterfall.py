@@ -68,6 +68,21 @@ def test_waiting_for_the_host_is_a_part_of_its_own() -> None:
     assert fall.parts.host_s == pytest.approx(0.0265 - 0.021)
     assert fall.parts.saving_s == pytest.approx(0.004)
     assert fall.parts.variant_s == pytest.approx(0.034)
+    assert fall.gap_share == 0 and fall.adds_up is True
+
+
+def test_launching_a_cast_is_time_of_the_host_and_not_of_decoding() -> None:
+    # Decoding takes the device 2 ms, and the host 15 ms to launch.
+    fall = build((0.026, 0.025, 0.040), (0.006, 0.002, 0.004), (0.0090, 0.0050, 0.0070), has_host=True)
+    parts = fall.parts
+    assert (parts.saving_s, parts.exposed_cast_s) == (pytest.approx(0.004), pytest.approx(0.002))
+    assert parts.other_s == pytest.approx(0) and parts.host_s == pytest.approx(0.016)
+    assert parts.variant_s == pytest.approx(0.040)
+
+
+def test_a_device_that_takes_longer_than_the_hop_it_waits_in_does_not_add_up() -> None:
+    fall = build((0.026, 0.025, 0.010), (0.006, 0.002, 0.008), (0.0090, 0.0050, 0.0110), has_host=True)
+    assert fall.gap_share == pytest.approx(0.1) and fall.adds_up is False
 
 
 def test_without_times_of_the_whole_hop_nothing_is_checked() -> None:

@@ -55,6 +55,7 @@ def test_everything_is_fitted_and_chains_are_held_out(fitted: Any) -> None:
     assert joules["static_w"] == pytest.approx(STATIC_W, rel=0.02)
     assert joules["cast_j_per_weight.fused_nf4"] == pytest.approx(PER_DECODED, rel=0.05)
     assert any("is held out" in warning for warning in fitted.warnings)
+    assert fitted.cards == sorted({run.environment.gpus[0].uuid for run in (sweep(), energy_run())})
     assert any("by hli repeats time" in warning for warning in fitted.warnings)
     assert any("launch chains" in warning for warning in fitted.warnings)
 

@@ -105,6 +105,22 @@ def test_errors_are_those_of_the_prediction_over_the_measurement() -> None:
 
 
 @pytest.mark.parametrize(
+    ("cards", "is_same"), [(["GPU-1"], True), (["GPU-0", "GPU-1"], True), (["GPU-2"], False), ([], None)]
+)
+def test_runs_on_another_card_than_the_fits_are_said(
+    cards: list[str], is_same: bool | None, tmp_path: Path
+) -> None:
+    stored = prediction(fit_cards=cards)
+    assert check_prediction(stored, [chain(HOPS)]).is_same_card is is_same
+    write_prediction(tmp_path / "p.json", stored)
+    write_run(tmp_path, chain(HOPS), [])
+    words = ["predict", "--check", str(tmp_path / "p.json"), str(tmp_path), "--fits", str(tmp_path / "fits")]
+    shown = CliRunner().invoke(app, words)
+    assert shown.exit_code == 0, shown.output
+    assert ("another card than the fits" in " ".join(shown.output.split())) is (is_same is False)
+
+
+@pytest.mark.parametrize(
     ("run", "message"),
     [
         (chain(HOPS, later_s=-1), "before the prediction of .* it is not held out"),

@@ -12,6 +12,7 @@ from analysis.stats import (
     bootstrap_interval,
     bootstrap_ratio,
     discordant_pairs,
+    drift_share,
     mcnemar_exact,
     quantiles,
     wilson_interval,
@@ -132,6 +133,37 @@ def test_long_samples_are_resampled_in_batches() -> None:
     found = bootstrap_interval(np.arange(50_001), seed=0, n_boot=200, statistic=np.mean)
     assert found.point == 25_000
     assert found.low < 25_000 < found.high
+
+
+def test_the_drift_of_neighbours_widens_a_mean_and_a_trend_does_not() -> None:
+    rng = np.random.default_rng(7)
+    noise = rng.normal(0, 0.1, 300)
+    steps = list(range(300))
+    steady = drift_share(steps, list(10 + noise))
+    assert steady is not None and 0 < steady < 0.005
+    trend = drift_share(steps, list(10 + noise + 0.01 * np.arange(300)))
+    assert trend == pytest.approx(steady, rel=0.3)
+    slow = np.where((np.arange(300) // 30) % 3 == 0, 5.0, 0.0)
+    slowed = drift_share(steps, list(10 + noise + slow))
+    # Ten blocks at 10 and 15 in the ratio 6 : 4 deviate by 2.58 and 2.74 with the trend's freedom.
+    assert slowed == pytest.approx(2.306 * 2.74 / math.sqrt(10) / 12, rel=0.1)
+    assert drift_share(steps[:19], [1.0] * 19) is None and drift_share([0] * 20, [1.0] * 20) == 0
+    with pytest.raises(ValueError, match="2 steps do not go with 1 values"):
+        drift_share([1, 2], [1.0])
+    with pytest.raises(ValueError, match="not above 0"):
+        drift_share(steps, [0.0] * 300)
+
+
+def test_the_share_of_drift_holds_the_mean_of_another_window() -> None:
+    rng = np.random.default_rng(11)
+    held = 0
+    for _ in range(300):
+        # Blocks of 60 hops are alike: longer than the 30 of the estimate.
+        levels = np.repeat(rng.normal(10, 1, 5), 60) + rng.normal(0, 0.3, 300)
+        share = drift_share(list(range(300)), list(levels))
+        assert share is not None
+        held += abs(levels.mean() - 10) <= share * levels.mean()
+    assert held / 300 > 0.8
 
 
 def test_interval_refuses_nonsense_and_changes_units() -> None:
