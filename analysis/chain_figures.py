@@ -201,9 +201,11 @@ class BatchFigures:
             mine, reference = self._hops[kernel, mode], self._hops[self._baseline, mode]
             shared = sorted(mine.keys() & reference.keys())
             if len(shared) >= _SAMPLES_FOR_AN_INTERVAL:
-                return bootstrap_ratio(
+                found = bootstrap_ratio(
                     [mine[p] for p in shared], [reference[p] for p in shared], paired=True, seed=self._seed
                 )
+                is_apart = self._host_paced and mode == "generate"
+                return _widened(found, mine, reference, shared) if is_apart else found
         return None
 
     def _waterfall(self, kernel: str) -> ChainWaterfall | None:
@@ -347,6 +349,14 @@ def _is_null(kernel: str) -> bool:
 
 def _verdict(verdict: Verdict) -> str | None:
     return None if verdict is Verdict.NOT_MEASURED else verdict.value.replace("_", " ")
+
+
+def _widened(
+    found: Interval, mine: Places, reference: Places, shared: Sequence[tuple[int, int, int]]
+) -> Interval:
+    """Hold in the interval how a host drifts, which paces the kernels one after the other and not in turn."""
+    share = drift_share([hop for _, _, hop in shared], [mine[p] / reference[p] for p in shared]) or 0.0
+    return Interval(found.point, max(0.0, found.low * (1 - share)), found.high * (1 + share))
 
 
 def _ends(interval: Interval) -> tuple[float, float]:

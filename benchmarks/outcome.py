@@ -114,6 +114,8 @@ def to_json(
     """
     unsaid = {"environment", "schema_version", "samples_count", "samples_sha256"}
     fields = record.model_dump(mode="json", exclude=unsaid)
+    if path is not None:
+        fields["run_id"] = path.name  # another run of the same second and name gives it a number
     return {
         "run": None if path is None else str(path),
         "exit_code": exit_code(outcome, has_problems=bool(problems)),

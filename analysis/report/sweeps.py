@@ -199,7 +199,7 @@ def _order(kernel: str) -> tuple[int, str]:
 
 def _spread(ms: Sequence[int]) -> tuple[tuple[float, str], ...]:
     """Ticks at the measured rows, thinned where many stand close."""
-    return powers_of_two(ms if len(ms) <= 6 else ms[::2])
+    return powers_of_two(ms)
 
 
 def _speed_line(rows: Sequence[SweepRow], kernel: str, style: Style) -> Line:

@@ -5,10 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+# Nearer ones would write over each other, as a share of a logarithmic axis.
+_APART = 0.08
+
 
 def powers_of_two(values: Iterable[float]) -> tuple[tuple[float, str], ...]:
-    """Return ticks at the given places, for batch sizes and rows of x."""
-    return tuple((value, f"{value:g}") for value in sorted(set(values)))
+    """Return ticks at the given places above 0, for batch sizes and rows of x on a logarithmic axis.
+
+    Where many stand close, powers of two are kept first, then the others, each from the smallest.
+    """
+    places = sorted({value for value in values if value > 0})
+    kept: list[float] = []
+    least = _APART * math.log2(places[-1] / places[0]) if places else 0.0
+    for value in sorted(places, key=lambda value: (not math.log2(value).is_integer(), value)):
+        if all(abs(math.log2(value / other)) >= least for other in kept):
+            kept.append(value)
+    return tuple((value, f"{value:g}") for value in sorted(kept))
 
 
 def decades(values: Iterable[float]) -> tuple[tuple[float, str], ...]:

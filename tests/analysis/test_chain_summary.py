@@ -179,6 +179,28 @@ def test_verdicts_and_their_reason(summary) -> None:
     assert found(summary, "bf16", "generate").verdict_time is None
 
 
+def test_hops_that_a_host_paces_one_kernel_after_the_other_are_compared_with_its_drift() -> None:
+    rows = [row("bf16", "generate"), row("fused_nf4", "generate")]
+    taken = {
+        "bf16": [0.0100 + 1e-5 * (i % 7) for i in range(300)],
+        # 2 % slower, and a host that is slow now and then.
+        "fused_nf4": [0.0102 + 1e-5 * (i % 5) + 0.005 * ((i // 40) % 4 == 3) for i in range(300)],
+    }
+    samples = [
+        HopSample(kernel=k, mode="generate", repeat=0, batch_index=0, hop=i, active=1, tokens=1, hop_s=s)
+        for k, times in taken.items()
+        for i, s in enumerate(times)
+    ]
+    judged = {
+        is_paced: summarise(
+            rows, samples, baseline="bf16", seed=0, fixed_hops=True, host_paced=is_paced
+        ).rows[1]
+        for is_paced in (False, True)
+    }
+    assert judged[False].verdict_time == "trapped" and judged[True].verdict_time == "inconclusive"
+    assert judged[True].cor_tps == pytest.approx(judged[False].cor_tps)
+
+
 def test_one_window_is_judged_by_the_drift_of_its_hops() -> None:
     def judged(native_j: float, slow_s: float) -> tuple[VariantResult, VariantResult]:
         def one(kernel: str, joules: float) -> VariantResult:

@@ -260,3 +260,13 @@ def test_a_checkpoint_that_fails_is_told_and_costs_nothing(
         in printed["warnings"]
     )
     assert load_run(printed["run"])[0].status == "complete"
+
+
+def test_a_run_of_the_same_second_and_name_is_told_under_its_own_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.outcome.new_run_id", lambda slug, created_utc: f"20260131T120000Z-{slug}")
+    told = [sweep_json(tmp_path)[1] for _ in range(2)]
+    names = [str(fields["run_id"]) for fields in told]
+    assert names[1] == f"{names[0]}-2"
+    assert [load_run(fields["run"])[0].run_id for fields in told] == names
