@@ -130,9 +130,18 @@ def test_pairing_removes_what_both_share() -> None:
 
 
 def test_long_samples_are_resampled_in_batches() -> None:
-    found = bootstrap_interval(np.arange(50_001), seed=0, n_boot=200, statistic=np.mean)
-    assert found.point == 25_000
-    assert found.low < 25_000 < found.high
+    found = bootstrap_interval(np.arange(60_001), seed=0, n_boot=200, statistic=np.mean)
+    assert found.point == 30_000
+    assert found.low < 30_000 < found.high
+
+
+def test_the_median_of_many_samples_has_the_interval_that_resampling_gives() -> None:
+    values = np.random.default_rng(3).gamma(5.0, 1e-4, 50_001)
+    exact = bootstrap_interval(values, seed=0)
+    resampled = bootstrap_interval(values[:50_000], seed=0, n_boot=400)
+    assert exact.point == np.median(values)
+    for own, other in ((exact.low, resampled.low), (exact.high, resampled.high)):
+        assert own - exact.point == pytest.approx(other - resampled.point, rel=0.25)
 
 
 def test_the_drift_of_neighbours_widens_a_mean_and_a_trend_does_not() -> None:
