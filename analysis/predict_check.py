@@ -75,6 +75,8 @@ def check_prediction(prediction: Prediction, records: Sequence[RunRecord]) -> Ch
     held_out: list[HeldOut] = []
     skipped: list[str] = []
     used = []
+    # Rows that check nothing, by why, then run.
+    uncompared: dict[str, dict[str, int]] = defaultdict(dict)
     unfit: dict[str, list[str]] = defaultdict(list)
     early = [record for record in records if _is_early(prediction, record)]
     for record in records:
@@ -97,9 +99,10 @@ def check_prediction(prediction: Prediction, records: Sequence[RunRecord]) -> Ch
             else:
                 held_out += _compare(prediction, record, row, cell)
         if unknown:
-            skipped.append(f"{record.run_id}: {unknown} rows were not predicted")
+            uncompared["were not predicted"][record.run_id] = unknown
         if calibrated:
-            skipped.append(f"{record.run_id}: {calibrated} rows belong to what calibrated the prediction")
+            uncompared["belong to what calibrated the prediction"][record.run_id] = calibrated
+    skipped += [f"{_runs(list(own))}: {sum(own.values())} rows {why}" for why, own in uncompared.items()]
     skipped += [f"{_runs(names)} {reason}" for reason, names in unfit.items()]
     if len(early) > 1:
         skipped.append(_early_sentence(prediction, early))

@@ -137,6 +137,9 @@ def test_runs_on_another_card_than_the_fits_are_said(
 def test_runs_that_check_nothing_are_named(run: RunRecord, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_prediction(prediction(), [run])
+    strange = [chain({("null_fp4", 1): 1e-3, ("unfused_fp4", 8): 1e-3}, number=n) for n in (2, 3)]
+    (sentence,) = check_prediction(prediction(), [chain(HOPS), *strange]).skipped
+    assert sentence.startswith("2 runs (2026") and sentence.endswith("): 2 rows were not predicted")
     both = check_prediction(prediction(), [run, chain(HOPS, number=1, context=560, hops=100)])
     assert len(both.skipped) == 1 and {e.run_id for e in both.held_out} == {"20260131T120101Z-chain-made-up"}
 
