@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import asdict, dataclass, replace
 
 import torch
 
@@ -19,6 +20,8 @@ _RESERVED_BYTES = 1024
 _BARRIER_BYTES = 1024
 _TABLE_START, _TABLE_END = 0x10000, 0x20000
 _PARTIAL_BYTES = 8 * 20 * 4
+# Every number of rows per block is a kernel of its own to compile.
+_ROWS_STEP = 32
 
 
 @dataclass(frozen=True)
@@ -180,6 +183,18 @@ class WideConfig:
     """Blocks that must fit a multiprocessor."""
 
     kind = "wide"
+
+    def for_rows(self, m: int) -> WideConfig:
+        """Return the configuration with as many blocks of x and no more empty rows than rounding takes.
+
+        Tuning looks at few m, and rows of x that do not exist cost the tensor cores as much as others.
+
+        Args:
+            m: rows of x, at least 1.
+        """
+        blocks = math.ceil(m / self.batch)
+        rows = math.ceil(m / blocks / _ROWS_STEP) * _ROWS_STEP
+        return replace(self, batch=min(self.batch, rows))
 
     @property
     def threads(self) -> int:

@@ -38,8 +38,9 @@ class Tuned:
     configs: Mapping[int, Choice]
 
     def config(self, m: int) -> Choice:
-        """The configuration for m rows of x."""
-        return self.configs[bucket_of(m)]
+        """The configuration for m rows of x: that of their bucket, without the rows that they leave empty."""
+        found = self.configs[bucket_of(m)]
+        return found.for_rows(m) if isinstance(found, WideConfig) else found
 
 
 Table = dict[tuple[str, int, int], Tuned]

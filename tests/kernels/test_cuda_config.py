@@ -1,5 +1,6 @@
 """Configurations, tuned tables and sources of the CUDA kernels: everything that needs no GPU."""
 
+import dataclasses
 import json
 import math
 import re
@@ -81,6 +82,28 @@ def test_every_weight_finds_a_configuration_that_fits(name, group_size, dtype, c
             for is_null in (False, True):
                 weight = weight_of(name, tuned.group_tiles, group_size, dtype, is_null)
                 assert fits(tuned.config(m), weight), (n, k, m, tuned.config(m))
+
+
+@pytest.mark.parametrize(
+    ("batch", "m", "rows"),
+    [
+        (256, 256, 256), (256, 129, 160), (256, 160, 160), (256, 161, 192), (256, 320, 160), (256, 512, 256),
+        (128, 128, 128), (128, 65, 96), (128, 160, 96), (128, 256, 128), (64, 160, 64), (16, 9, 16),
+    ],
+)  # fmt: skip
+def test_blocks_hold_no_more_empty_rows_than_rounding_takes(batch, m, rows):
+    config = WideConfig(batch, 4, 2, 1, cluster_k=2)
+    found = config.for_rows(m)
+    assert found == dataclasses.replace(config, batch=rows)
+    assert math.ceil(m / rows) == math.ceil(m / batch) and rows % 8 == 0
+
+
+def test_a_tuned_shape_gives_rows_between_buckets_blocks_of_their_own():
+    tuned = select.Tuned(
+        1, dict.fromkeys(BUCKETS, NarrowConfig(1, 2, 1, 8)) | {256: WideConfig(256, 4, 2, 1)}
+    )
+    assert tuned.config(160) == WideConfig(160, 4, 2, 1) and tuned.config(256).batch == 256
+    assert tuned.config(8) == NarrowConfig(1, 2, 1, 8)
 
 
 def test_an_unknown_shape_takes_the_nearest_one(cache):

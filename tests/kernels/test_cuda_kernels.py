@@ -11,7 +11,7 @@ from kernels.ranges import NO_RANGES
 pytestmark = pytest.mark.gpu
 
 FORMATS = ["nf4", "fp4", "fp4_bnb", "int8", "fp8"]
-MS = (1, 2, 3, 5, 8, 13, 16, 17, 32, 33, 64, 100, 128, 256)
+MS = (1, 2, 3, 5, 8, 13, 16, 17, 32, 33, 64, 100, 128, 160, 200, 256, 320)
 # From the model table, then odd ones with tails along n, along k and both.
 SHAPES = [(1024, 3072), (4096, 1024), (37, 96), (130, 4160), (1000, 512)]
 BYTE_SHAPES = [(77, 999), (33, 65), (16, 8)]
