@@ -140,6 +140,7 @@ plan with its defaults filled in, and `given`, the arguments as they were typed.
 | sweep `--for-fit` | `energy` | rows of type `energy`, one per load |
 | sweep `--for-fit` | `launch_chains` | chains of empty launches by `engine`, `launches`, `syncs`: time in us |
 | sweep `--for-fit` | `hop_parts` | hops of the fused engine, their linears, the difference: `kernel`, sizes, times |
+| sweep `--for-fit` | `hop_energy` | energy of some of these hops: `kernel`, sizes, and a row of type `energy` |
 """
 
 _ROLE = re.compile(r":\w+:`([^`]+)`")
