@@ -147,6 +147,26 @@ def predict(
     return Predicted(cells, crossings, scales)
 
 
+def why_slower(cells: Sequence[PredictedCell], cap_w: float | None) -> str | None:
+    """Say which hops a card's power cap makes longer than predicted; None where none draws as much.
+
+    Times and energies are those at full clocks. What would draw more runs at lower clocks.
+
+    Args:
+        cells: predicted.
+        cap_w: power cap, W; None where it is not known.
+    """
+    over = [(cell.power_w, cell) for cell in cells if cell.power_w is not None]
+    over = [(power_w, cell) for power_w, cell in over if cap_w is not None and power_w > cap_w]
+    if not over:
+        return None
+    power_w, cell = max(over, key=lambda each: each[0])
+    return (
+        f"{len(over)} of {len(cells)} hops would draw more than the {cap_w:.0f} W of the card at full clocks, most "
+        f"{cell.model} {cell.kernel} at B = {cell.batch_size}, {power_w:.0f} W: they take longer than predicted"
+    )
+
+
 def costs_of(machine: Machine, model: ModelShape, kernel: str, request: Request) -> Costs:
     """Return a kernel's hop over the batch."""
     rows = range(1 + min(machine.draws, request.n_draws))

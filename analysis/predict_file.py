@@ -69,6 +69,11 @@ class PredictedCell(Strict):
     calibrated: bool = False
     """Whether a native run of this model and kernel calibrated the prediction, so that it is held out no more."""
 
+    @property
+    def power_w(self) -> float | None:
+        """Mean power of a hop at full clocks, W; None where no energy was fitted."""
+        return None if self.energy_j_per_token is None else self.energy_j_per_token * self.tps
+
 
 class PredictedCrossing(Strict):
     """Where a kernel loses to bf16 over the batch."""

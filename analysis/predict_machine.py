@@ -94,6 +94,7 @@ class Machine:
         name: the device.
         arch: its key of the hardware table; None where it has none.
         memory_bytes: device memory; None where it is not known.
+        tdp_w: rated power, which is the power cap of a GPU as it is delivered, W; None where it is not known.
         bytes_per_s: read bandwidth, measured or carried over.
         kernels: by name.
         host: parameters of ``analysis.fit_host``; None where no launches were timed.
@@ -121,6 +122,7 @@ class Machine:
     runs: tuple[str, ...]
     cards: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    tdp_w: float | None = None
     left_out: Mapping[str, str] = field(default_factory=dict)
     between: Mapping[str, Draws] = field(default_factory=dict)
 
@@ -251,6 +253,7 @@ def _machine(
         name=name,
         arch=gpu.key if gpu is not None else fits.arch,
         memory_bytes=None if gpu is None else gpu.memory_bytes,
+        tdp_w=None if gpu is None else gpu.tdp_w,
         bytes_per_s=fits.read_bytes_per_s,
         kernels={
             kernel: KernelCost(

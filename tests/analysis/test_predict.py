@@ -23,7 +23,7 @@ from analysis.fit_crossing import Layer
 from analysis.fit_file import KernelFit
 from analysis.fit_time import TIME_PARAMETERS
 from analysis.model_shape import HopEngine
-from analysis.predict import Predicted, Request, predict
+from analysis.predict import Predicted, Request, predict, why_slower
 from analysis.predict_calibrate import calibrate, native_hops
 from analysis.predict_hop import (
     Calibration,
@@ -204,6 +204,23 @@ def test_few_rows_of_native_weights_and_what_lies_between_linears_have_joules_of
             between_s = float(time.at(batch)) - HOST["graph_s"] - float(linears.at(batch))
             wanted = active_w * float(linears.at(batch)) + between_w * between_s + own
             assert float(found.at(batch)) - float(without.at(batch)) == pytest.approx(wanted, rel=1e-6)
+
+
+def test_hops_that_draw_more_than_the_card_may_are_said() -> None:
+    cells = predicted("fused_nf4").cells
+    powers = [cell.power_w for cell in cells]
+    assert all(
+        power_w == pytest.approx(c.energy_j_per_token * c.tps)
+        for power_w, c in zip(powers, cells, strict=True)
+    )
+    most = max(powers)
+    assert why_slower(cells, most + 1) is None and why_slower(cells, None) is None
+    sentence = why_slower(cells, most - 1)
+    cell = cells[powers.index(most)]
+    assert sentence is not None and sentence.startswith(f"1 of {len(cells)} hops would draw more than")
+    assert f"made-up {cell.kernel} at B = {cell.batch_size}, {most:.0f} W" in sentence
+    without = [cell.model_copy(update={"energy_j_per_token": None}) for cell in cells]
+    assert without[0].power_w is None and why_slower(without, 1.0) is None
 
 
 def test_another_gpu_gets_the_efficiencies_and_says_so() -> None:
