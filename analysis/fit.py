@@ -11,7 +11,7 @@ from analysis.fit_cast import fit_cast
 from analysis.fit_energy import fit_energy
 from analysis.fit_file import FitsFile, Fitted, KernelFit, Residual, fitted, now_utc
 from analysis.fit_host import fit_host
-from analysis.fit_input import FitInput, cards_of
+from analysis.fit_input import FitInput, cache_of, cards_of
 from analysis.fit_time import fit_time
 from analysis.kernel_kinds import BASELINE
 
@@ -66,6 +66,7 @@ def fit_all(
         cards=cards_of(found.records),
         seed=seed,
         read_bytes_per_s=bandwidth,
+        cache_bytes=max((size for size in map(cache_of, found.records) if size is not None), default=None),
         kernels=kernels,
         energy=_energy(found, seed, n_draws, warnings),
         host=_host(found, seed, n_draws, warnings),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,10 +17,10 @@ from analysis.crossing import (
     estimate_crossing,
     measured_crossing,
 )
-from analysis.fit_energy import busy_w, product_j
+from analysis.fit_energy import busy_w, cached_j, product_j
 from analysis.fit_file import FitsFile, Fitted, KernelFit
 from analysis.hop_cost import Cost, hop_energy, total
-from analysis.kernel_kinds import BASELINE
+from analysis.kernel_kinds import BASELINE, cached_bytes
 from analysis.stats import Interval
 from analysis.verdict import Verdict
 from profiler.record import RunRecord, SweepRow, VariantResult
@@ -61,7 +61,13 @@ def fitted_time(fit: Fitted, layers: Sequence[Layer]) -> Cost:
 
 
 def linear_energy(
-    time: Cost, kernel: str, fit: KernelFit, energy: Fitted, row: Sequence[float], layers: Sequence[Layer]
+    time: Cost,
+    kernel: str,
+    fit: KernelFit,
+    energy: Fitted,
+    row: Sequence[float],
+    layers: Sequence[Layer],
+    cache_bytes: float | None,
 ) -> Cost | None:
     """Return the energy of the linear layers of a hop over the batch, J.
 
@@ -72,6 +78,7 @@ def linear_energy(
         energy: the machine's energy fit.
         row: its parameters, the estimates or one draw.
         layers: the layers.
+        cache_bytes: the GPU's last-level cache; None where it is not known.
 
     Returns:
         None where no run says what bytes the kernel moves.
@@ -84,9 +91,25 @@ def linear_energy(
     return hop_energy(
         time,
         static_w=busy_w(by_name),
-        pass_j=weights * (fit.pass_bytes_per_weight * by_name["j_per_byte"] + pass_j),
+        pass_j=weights * (fit.pass_bytes_per_weight * by_name["j_per_byte"] + pass_j)
+        - saved_by_cache_j(by_name, kernel, layers, cache_bytes),
         row_j=weights * (2 * by_name["j_per_flop"] + row_j) + _DTYPE_BYTES * edge * by_name["j_per_byte"],
     )
+
+
+def saved_by_cache_j(
+    parameters: Mapping[str, float], kernel: str, layers: Sequence[Layer], cache_bytes: float | None
+) -> float:
+    """Return the joules that a hop's linears do not spend because decoded weights stay in the cache.
+
+    Args:
+        parameters: of the energy fit, the estimates or one draw.
+        kernel: its name.
+        layers: the layers.
+        cache_bytes: the GPU's last-level cache; None where it is not known.
+    """
+    cached = sum(layer.count * cached_bytes(kernel, layer.n, layer.k, cache_bytes) for layer in layers)
+    return cached * parameters["j_per_byte"] - cached_j(parameters, cached)
 
 
 def time_crossing(fits: FitsFile, kernel: str, layers: Sequence[Layer], *, b_max: int) -> CrossingEstimate:
@@ -129,8 +152,9 @@ def energy_crossing(
     ours, theirs = Deviations.of(native.time), Deviations.of(variant.time)
 
     def pair(a: Sequence[float], b: Sequence[float], e: Sequence[float]) -> tuple[Cost, Cost] | None:
-        first = linear_energy(linear_time(a, ours, layers), BASELINE, native, energy, e, layers)
-        second = linear_energy(linear_time(b, theirs, layers), kernel, variant, energy, e, layers)
+        size = fits.cache_bytes
+        first = linear_energy(linear_time(a, ours, layers), BASELINE, native, energy, e, layers, size)
+        second = linear_energy(linear_time(b, theirs, layers), kernel, variant, energy, e, layers, size)
         return None if first is None or second is None else (first, second)
 
     point = pair(_point(native.time), _point(variant.time), list(map(float, energy.point())))

@@ -1,13 +1,14 @@
 """Energy of micro-benchmarks: static power, joules per byte, per operation, per decoded weight; alpha and phi in J.
 
-    E = P0 T + Pa busy time + Pw waiting time + Pb time between linears + e_B bytes + e_F flops
+    E = P0 T + Pa busy time + Pw waiting time + Pb time between linears + e_B bytes + e_C cached bytes + e_F flops
         + sum over products of (e_own + e_cast + e_row rows) weights
 
 per unit of work. Windows that are all memory-bound cannot tell P0 from e_B, because their bytes are proportional to
 their time: an idle and a compute-bound window are needed. Pa, what a busy device draws beyond an idle one whatever it
 moves and computes, takes a busy window of little traffic besides; without one it is 0. A load that alone would draw
 more than the power cap waits in between, and Pw is what waiting draws beyond idling. Pb is that of kernels between the
-linears of a hop; without windows of hops it is Pa.
+linears of a hop; without windows of hops it is Pa. e_C is of a decoded weight that fits into the cache, which it does
+not leave between being written and read.
 
 e_B and e_F are those of a library's products. A product of ours takes e_own more per weight and e_row more per weight
 and row, measured with a kernel that decodes nothing, and e_cast is what decoding adds to it.
@@ -28,6 +29,7 @@ BASE_PARAMETERS = ("static_w", "j_per_byte", "j_per_flop")
 ACTIVE = "active_w"
 BETWEEN = "between_w"
 WAITING = "wait_w"
+CACHED = "j_per_cached_byte"
 OWN_PREFIX = "own_j_per_weight."
 ROW_PREFIX = "own_row_j_per_weight."
 CAST_PREFIX = "cast_j_per_weight."
@@ -68,11 +70,12 @@ class EnergyWork:
         energy_j: energy of a unit, J.
         relative_se: standard error over the energy.
         time_s: time of a unit, s.
-        bytes_moved: bytes that a unit reads and writes.
+        bytes_moved: bytes that a unit reads from memory and writes there.
         flops: operations of a unit.
         products: products of a unit.
         wait_s: of the time, what a unit only waits, s.
         between_s: of the time, what lies between the linears of a hop, s.
+        cached_bytes: bytes that the cache takes instead of the memory.
     """
 
     load: str
@@ -84,6 +87,7 @@ class EnergyWork:
     products: tuple[Product, ...] = ()
     wait_s: float = 0.0
     between_s: float = 0.0
+    cached_bytes: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -92,8 +96,8 @@ class EnergyFit:
 
     Attributes:
         solution: ``static_w``, ``j_per_byte``, ``j_per_flop``; where the windows tell them ``active_w``, ``wait_w``,
-            ``between_w``, ``own_j_per_weight.<kernel>`` and ``own_row_j_per_weight.<kernel>``; and
-            ``cast_j_per_weight.<kernel>``.
+            ``between_w``, ``j_per_cached_byte``, ``own_j_per_weight.<kernel>`` and
+            ``own_row_j_per_weight.<kernel>``; and ``cast_j_per_weight.<kernel>``.
         warnings: what the data determine badly, and which window would help.
     """
 
@@ -117,6 +121,16 @@ def between_w(parameters: Mapping[str, float]) -> float:
         parameters: of the energy fit, the estimates or one draw.
     """
     return parameters["static_w"] + parameters.get(BETWEEN, parameters.get(ACTIVE, 0.0))
+
+
+def cached_j(parameters: Mapping[str, float], cached: float) -> float:
+    """Return the joules of bytes that the cache took instead of the memory.
+
+    Args:
+        parameters: of the energy fit, the estimates or one draw; without windows of such traffic it is as dear as any.
+        cached: bytes.
+    """
+    return cached * parameters.get(CACHED, parameters["j_per_byte"])
 
 
 def product_j(parameters: Mapping[str, float], kernel: str, bits: int | None) -> tuple[float, float]:
@@ -198,6 +212,7 @@ def _base_names(work: Sequence[EnergyWork]) -> tuple[str, ...]:
         WAITING: any(w.load == WAIT for w in work),
         ACTIVE: _tells_active_power(work),
         BETWEEN: any(w.between_s > 0 for w in work),
+        CACHED: any(w.cached_bytes > 0 for w in work),
     }
     return (*BASE_PARAMETERS, *(name for name, has in has_own.items() if has))
 
@@ -212,6 +227,7 @@ def _base_columns(work: EnergyWork, names: Sequence[str]) -> list[float]:
         WAITING: work.wait_s,
         ACTIVE: 0.0 if work.load == IDLE else work.time_s - apart_s,
         BETWEEN: work.between_s,
+        CACHED: work.cached_bytes,
     }
     return [columns[name] for name in names]
 

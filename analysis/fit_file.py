@@ -109,6 +109,8 @@ class FitsFile(Strict):
     """Seed of the bootstrap."""
     read_bytes_per_s: float | None
     """Median read bandwidth over the runs; None where none measured it."""
+    cache_bytes: float | None = None
+    """Last-level cache of the GPU; None on a CPU, and where no run says."""
     kernels: dict[str, KernelFit]
     """By kernel."""
     energy: Fitted | None = None

@@ -14,7 +14,7 @@ from analysis.fit_cast import CastCell
 from analysis.fit_energy import IDLE, WAIT, EnergyWork, Product
 from analysis.fit_host import EAGER, GRAPH, LaunchChain
 from analysis.fit_time import Cell
-from analysis.kernel_kinds import BASELINE, GEMV, GEMV_ROWS, NATIVE_KERNELS
+from analysis.kernel_kinds import BASELINE, GEMV, GEMV_ROWS, NATIVE_KERNELS, cached_bytes
 from profiler.record import EnergyRow, RunRecord, SweepRow, iter_samples, list_runs, load_record
 
 LEAST_TIMINGS = 5
@@ -223,7 +223,7 @@ def _take_energy(found: FitInput) -> None:
                 se, wait_s = _energy_se(row, watt), float(row.load == WAIT)
                 found.energy.append(EnergyWork(row.load, watt, se, time_s=1.0, wait_s=wait_s))
             elif row.m is not None and row.n is not None and row.k is not None and row.units:
-                _take_call(found, row, row.m, row.n * row.k, row.n + row.k)
+                _take_call(found, record, row, row.m, row.n, row.k)
         derived: dict[str, Any] = record.derived
         for hop in derived.get("hop_energy", []) if record.status != "failed" else []:
             _take_hop(found, hop)
@@ -236,8 +236,15 @@ def energy_rows(record: RunRecord) -> list[EnergyRow]:
     return [*own, *(EnergyRow.model_validate(row) for row in derived if record.status != "failed")]
 
 
-def _take_call(found: FitInput, row: EnergyRow, m: int, weights: int, edge: int) -> None:
-    energy_j = (row.energy_j or 0.0) / row.units
+def cache_of(record: RunRecord) -> float | None:
+    """Return the size of the last-level cache that a sweep found, bytes; None where it does not say."""
+    size = record.derived.get("cache_bytes")
+    return float(size) if isinstance(size, int | float) and record.environment.gpus else None
+
+
+def _take_call(found: FitInput, record: RunRecord, row: EnergyRow, m: int, n: int, k: int) -> None:
+    energy_j, weights, edge = (row.energy_j or 0.0) / row.units, n * k, n + k
+    cached = cached_bytes(row.load, n, k, cache_of(record))
     pass_bytes = found.pass_bytes.get(row.load)
     if pass_bytes is None:
         found.warnings.append(f"energy of {row.load} is left out: no sweep row says what bytes it moves")
@@ -248,7 +255,8 @@ def _take_call(found: FitInput, row: EnergyRow, m: int, weights: int, edge: int)
             energy_j,
             _energy_se(row, energy_j),
             time_s=row.duration_s / row.units,
-            bytes_moved=pass_bytes * weights + _DTYPE_BYTES * m * edge,
+            bytes_moved=pass_bytes * weights - cached + _DTYPE_BYTES * m * edge,
+            cached_bytes=cached,
             flops=2.0 * m * weights,
             products=(Product(row.load, found.bits.get(row.load), weights, m),),
             wait_s=(row.wait_s or 0.0) / row.units,

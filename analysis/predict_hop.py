@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from analysis.checks import above_zero
-from analysis.fit_crossing import Layer, linear_time
+from analysis.fit_crossing import Layer, linear_time, saved_by_cache_j
 from analysis.fit_energy import ACTIVE, BETWEEN, product_j
 from analysis.hop_cost import Cost, Line, hop_energy
 from analysis.kernel_kinds import BASELINE, GEMV, GEMV_ROWS, NATIVE_KERNELS
@@ -250,7 +250,9 @@ def hop_energy_of(
     energy = hop_energy(
         time,
         static_w=joules["static_w"],
-        pass_j=weights * (moved * joules["j_per_byte"] + pass_j) + head * DTYPE_BYTES * joules["j_per_byte"],
+        pass_j=weights * (moved * joules["j_per_byte"] + pass_j)
+        + head * DTYPE_BYTES * joules["j_per_byte"]
+        - saved_by_cache_j(joules, kernel, model.linears(engine), machine.cache_bytes),
         row_j=2 * (weights + head) * joules["j_per_flop"]
         + weights * row_j
         + bytes_of_row * joules["j_per_byte"],

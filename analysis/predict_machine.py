@@ -28,6 +28,7 @@ class GpuFigures:
         memory_bytes: device memory.
         bytes_per_s: memory bandwidth.
         tdp_w: W.
+        cache_bytes: last-level cache; None where the table does not say.
         flops_per_s: dense peak by what is multiplied: ``bf16``, ``fp8``, ``int8``; None where the chip has none.
     """
 
@@ -37,6 +38,7 @@ class GpuFigures:
     bytes_per_s: float
     tdp_w: float
     flops_per_s: Mapping[str, float | None]
+    cache_bytes: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse what is no GPU."""
@@ -95,6 +97,7 @@ class Machine:
         arch: its key of the hardware table; None where it has none.
         memory_bytes: device memory; None where it is not known.
         tdp_w: rated power, which is the power cap of a GPU as it is delivered, W; None where it is not known.
+        cache_bytes: last-level cache; None where it is not known.
         bytes_per_s: read bandwidth, measured or carried over.
         kernels: by name.
         host: parameters of ``analysis.fit_host``; None where no launches were timed.
@@ -123,6 +126,7 @@ class Machine:
     cards: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     tdp_w: float | None = None
+    cache_bytes: float | None = None
     left_out: Mapping[str, str] = field(default_factory=dict)
     between: Mapping[str, Draws] = field(default_factory=dict)
 
@@ -227,6 +231,7 @@ def transferred(fits: FitsFile, origin: GpuFigures, target: GpuFigures) -> Machi
     return replace(
         here,
         bytes_per_s=here.bytes_per_s / memory,
+        cache_bytes=target.cache_bytes,
         kernels=kernels,
         energy=None
         if energy is None
@@ -254,6 +259,7 @@ def _machine(
         arch=gpu.key if gpu is not None else fits.arch,
         memory_bytes=None if gpu is None else gpu.memory_bytes,
         tdp_w=None if gpu is None else gpu.tdp_w,
+        cache_bytes=fits.cache_bytes,
         bytes_per_s=fits.read_bytes_per_s,
         kernels={
             kernel: KernelCost(

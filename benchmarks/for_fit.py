@@ -1,6 +1,6 @@
 """What a fit needs besides times of calls: joules, launches, and what lies between the linears of hops.
 
-On an H200 ``--for-fit`` takes about 5 minutes, of which 130 s are 23 energy windows. A GPU waits between the calls of a
+On an H200 ``--for-fit`` takes about 5 minutes, of which 135 s are 24 energy windows. A GPU waits between the calls of a
 window, or its power cap would slow calls that a hop with its pauses runs at full clocks.
 """
 
@@ -14,6 +14,7 @@ import torch
 from pydantic import JsonValue
 
 from analysis.fit_energy import IDLE, WAIT
+from analysis.kernel_kinds import cached_bytes
 from benchmarks.energy_loads import idle_load, wait_load
 from benchmarks.energy_rows import Subject, energy_row, energy_samples
 from benchmarks.hop_parts import (
@@ -43,6 +44,8 @@ _UNDECODED = ("null_nf4", "null_int8")
 # One of each width: what a product of ours takes per row is that of its width.
 _MANY_ROWS = ("fused_nf4", "fused_int8")
 _COMPUTE_BOUND_M = 1024
+# Writes the decoded weight, which stays in the cache at the largest shape that fits into it.
+_COPYING = "unfused_nf4"
 _CHAIN_REPEATS = 40
 _WARM_CHAINS = 5
 # (launches, synchronisations): with few and with many of these per launch, or the two cannot be told apart.
@@ -172,13 +175,19 @@ def fit_plan(sweep: SweepPlan, target: Target) -> FitPlan:
     baseline = (named[BASELINE],)
     few = replace(sweep, shapes=(large,), ms=(1,))
     own = tuple(named[name] for name in (*_UNDECODED, _GEMV) if name in named)
-    cells = (
+    cells: tuple[SweepPlan, ...] = (
         replace(few, variants=(*baseline, *own, *decoding)),
         replace(few, variants=(*baseline, *fused), ms=(64,)),
         replace(few, variants=baseline, ms=(_COMPUTE_BOUND_M,)),
         replace(few, variants=baseline, shapes=(square,)),
     )
     if target.is_cuda:
+        cached = [
+            shape for shape in sweep.shapes if cached_bytes(_COPYING, shape.n, shape.k, target.cache_bytes)
+        ]
+        if cached:
+            largest = max(cached, key=lambda shape: shape.n * shape.k)
+            cells = (*cells, replace(few, variants=(named[_COPYING],), shapes=(largest,)))
         return FitPlan(
             sweep, cells, _WINDOW_S, 0.5, _EAGER_CHAINS, _GRAPH_CHAINS, hop_sizes(), wait_share=_WAIT_SHARE
         )

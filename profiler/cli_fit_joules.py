@@ -27,6 +27,7 @@ _MACHINE = {
     "wait_w": ("Pw, of a waiting kernel", 1.0, "W"),
     "between_w": ("Pb, between linears", 1.0, "W"),
     "j_per_byte": ("e_B, per byte", 1e12, "pJ"),
+    "j_per_cached_byte": ("e_C, per byte of a copy in the cache", 1e12, "pJ"),
     "j_per_flop": ("e_F, per operation", 1e12, "pJ"),
     "launch_s": ("h, a launch", 1e6, "µs"),
     "sync_s": ("s, a synchronisation", 1e6, "µs"),

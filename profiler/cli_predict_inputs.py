@@ -170,6 +170,7 @@ def gpu_figures(spec: GpuSpec) -> GpuFigures:
         bytes_per_s=spec.memory_bytes_per_s,
         tdp_w=spec.tdp_w,
         flops_per_s={name: None if peak is None else peak * 1e12 for name, peak in peaks.items()},
+        cache_bytes=spec.l2_mb * 1e6,
     )
 
 

@@ -89,7 +89,8 @@ def _joules_of(fits: FitsFile, spec: ModelRow) -> Callable[[str, float], float |
         if energy is None:
             return None
         row = list(map(float, energy.point()))
-        cost = linear_energy(_cost(fits, kernel, spec), kernel, fits.kernel(kernel), energy, row, spec.layers)
+        time, own = _cost(fits, kernel, spec), fits.kernel(kernel)
+        cost = linear_energy(time, kernel, own, energy, row, spec.layers, fits.cache_bytes)
         return None if cost is None else 1e3 * float(cost.at(batch)) / batch
 
     return at

@@ -44,6 +44,7 @@ ENERGY = {
     "wait_w": 15.0,
     "active_w": 77.0,
     "between_w": 40.0,
+    "j_per_cached_byte": 2.5e-11,
     "own_j_per_weight.gemv_bf16": 6e-11,
     "own_j_per_weight.null_int8": 1.8e-11,
     "own_j_per_weight.null_nf4": 1.7e-11,
@@ -98,11 +99,17 @@ def energy(seed: int, noise: float, told: float) -> Solution:
     work = []
 
     def measure(
-        load: str, busy_s: float, mb: float = 0, product: Product | None = None, **apart_s: float
+        load: str,
+        busy_s: float,
+        mb: float = 0,
+        product: Product | None = None,
+        cached_mb: float = 0,
+        **apart_s: float,
     ) -> None:
         flops = 0.0 if product is None else 2 * product.weights * product.rows
         time_s = busy_s + sum(apart_s.values())
         joules = ENERGY["static_w"] * time_s + ENERGY["j_per_byte"] * mb * 1e6 + ENERGY["j_per_flop"] * flops
+        joules += ENERGY["j_per_cached_byte"] * cached_mb * 1e6
         joules += ENERGY["active_w"] * busy_s * (load != "idle")
         joules += sum(ENERGY[name.replace("_s", "_w")] * took_s for name, took_s in apart_s.items())
         if product is not None:
@@ -110,13 +117,18 @@ def energy(seed: int, noise: float, told: float) -> Solution:
             joules += product.weights * (each_j + product.rows * row_j)
         joules *= 1 + noise * random.standard_normal()
         products = () if product is None else (product,)
-        work.append(EnergyWork(load, joules, told, time_s, mb * 1e6, flops, products, **apart_s))
+        moved, cached = mb * 1e6, cached_mb * 1e6
+        work.append(
+            EnergyWork(load, joules, told, time_s, moved, flops, products, cached_bytes=cached, **apart_s)
+        )
 
     measure("idle", 1.0)
     measure("wait", 0.0, wait_s=1.0)
     for load, us, mb, rows, weights in WINDOWS:
         product = Product(load, BITS.get(load.split("_")[-1]), weights, rows)
         measure(load, us * 1e-6, mb, product, wait_s=WAIT_SHARE * us * 1e-6)
+    square = 4096 * 4096.0
+    measure("unfused_nf4", 23.1e-6, 9.5, Product("unfused_nf4", 4, square, 1), 67.1, wait_s=14e-6)
     for kernel, rows, millions, linears_us, between_us in HOPS:
         product = Product(kernel, None, millions * 1e6, rows)
         wait_s = WAIT_SHARE * (linears_us + between_us) * 1e-6

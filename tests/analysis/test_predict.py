@@ -206,6 +206,22 @@ def test_few_rows_of_native_weights_and_what_lies_between_linears_have_joules_of
             assert float(found.at(batch)) - float(without.at(batch)) == pytest.approx(wanted, rel=1e-6)
 
 
+def test_a_decoded_weight_that_stays_in_the_cache_spends_the_joules_of_the_cache() -> None:
+    named = {**ENERGY, "j_per_cached_byte": 1e-11}
+    energy = fitted(tuple(named), tuple(named.values()), 0.0, 40)
+    # 4096x4096 in bf16 is 34 MB, the others are larger: 3/4 of 50 MB hold it.
+    small, large = (machine(energy=energy, cache_bytes=size) for size in (40e6, 50e6))
+    layers = [layer for layer in MODEL.linears(SETTING.engine) if layer.n * layer.k == 4096 * 4096]
+    cached = sum(layer.count * 4 * layer.n * layer.k for layer in layers)
+    assert cached > 0
+    for kernel, spared in (("unfused_nf4", cached), ("fused_nf4", 0), ("bf16", 0)):
+        time = hop_time_of(small, MODEL, kernel, SETTING, 0)
+        less, more = (hop_energy_of(m, MODEL, kernel, SETTING, time, 0) for m in (large, small))
+        assert less is not None and more is not None
+        wanted = spared * (ENERGY["j_per_byte"] - 1e-11)
+        assert float(more.at(8)) - float(less.at(8)) == pytest.approx(wanted, abs=1e-12)
+
+
 def test_hops_that_draw_more_than_the_card_may_are_said() -> None:
     cells = predicted("fused_nf4").cells
     powers = [cell.power_w for cell in cells]

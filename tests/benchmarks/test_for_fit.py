@@ -28,7 +28,7 @@ from profiler.energy_window import EnergyWindow, KeepBusy
 from profiler.record import load_run
 
 CPU = Target(torch.device("cpu"), "a CPU", None, cache_bytes=1000)
-GPU = Target(torch.device("cuda"), "a GPU", None, cache_bytes=1000)
+GPU = Target(torch.device("cuda"), "a GPU", None, cache_bytes=60 << 20)
 KERNELS = {"bf16", "native_int8", "native_fp8"} | {
     f"{scheme}_{fmt}" for scheme in ("unfused", "fused", "null") for fmt in ("nf4", "fp4", "int8", "fp8")
 }
@@ -127,9 +127,14 @@ def test_on_a_gpu_the_plan_covers_what_tells_parameters_apart_in_time() -> None:
         hop_sizes()
     ) * len(HOP_KERNELS)
     assert found.steps - found.steps_before_energy == found.windows - found.hop_windows
-    assert found.windows == 23 and found.windows * (found.window_s + found.lead_in_s) < 150
+    assert found.windows == 24 and found.windows * (found.window_s + found.lead_in_s) < 150
     assert len(set(found.graphs)) > 1 and {syncs for _, syncs in found.eager} == {1, 16, 64}
     assert max(p.ms[0] for p in found.energy) == 1024
+    # A decoded weight that stays in the cache: 33.5 of 63 MB.
+    copying = found.energy[-1]
+    assert [v.name for v in copying.variants] == ["unfused_nf4"] and str(copying.shapes[0]) == "4096x4096"
+    without = fit_plan(sweep, dataclasses.replace(GPU, cache_bytes=1 << 20))
+    assert without.windows == 23
 
 
 @pytest.mark.parametrize(
