@@ -23,16 +23,13 @@ import numpy as np
 
 from analysis.checks import above_zero
 from analysis.fit_solver import CONDITION_LIMIT, Floats, Solution, linear_problem, solve
-from analysis.kernel_kinds import decodes, own_structure
+from analysis.kernel_kinds import CAST_PREFIX, OWN_PREFIX, ROW_PREFIX, decodes, own_structure
 
 BASE_PARAMETERS = ("static_w", "j_per_byte", "j_per_flop")
 ACTIVE = "active_w"
 BETWEEN = "between_w"
 WAITING = "wait_w"
 CACHED = "j_per_cached_byte"
-OWN_PREFIX = "own_j_per_weight."
-ROW_PREFIX = "own_row_j_per_weight."
-CAST_PREFIX = "cast_j_per_weight."
 IDLE = "idle"
 """Load of nothing, with the context alive."""
 WAIT = "wait"

@@ -1,4 +1,4 @@
-"""What names of kernels say: the baseline, native ones, those that decode, and the twin that decodes nothing."""
+"""What names of kernels say, and names by kernel: native ones, those that decode, the twin that decodes nothing."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ GEMV_ROWS = 2
 NATIVE_KERNELS = (BASELINE, GEMV)
 _COPY_BYTES = 2
 _CACHE_SHARE = 0.75
+OWN_PREFIX = "own_j_per_weight."
+ROW_PREFIX = "own_row_j_per_weight."
+CAST_PREFIX = "cast_j_per_weight."
+"""Names of energy parameters that kernels have each: the prefix, then the kernel."""
 _NULL_BY_BITS = {4: "null_nf4", 8: "null_int8"}
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from analysis.fit_energy import CAST_PREFIX, OWN_PREFIX, ROW_PREFIX
+from analysis.kernel_kinds import CAST_PREFIX, OWN_PREFIX, ROW_PREFIX
 
 if TYPE_CHECKING:
     from analysis.fit_file import FitsFile

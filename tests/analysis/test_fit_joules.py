@@ -7,8 +7,8 @@ from prediction_world import fits, fitted
 
 from analysis.fit_cast import CAST_PARAMETERS
 from analysis.fit_crossing import Layer
-from analysis.fit_energy import CAST_PREFIX
 from analysis.fit_joules import alpha_of_model, cast_joules, phi_of_hop
+from analysis.kernel_kinds import CAST_PREFIX
 
 LAYERS = [Layer(100, 50, 3), Layer(20, 10, 2)]
 WEIGHTS, EDGE, CALLS = 3 * 5000 + 2 * 200, 3 * 150 + 2 * 30, 5
