@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from analysis.chain_drift import energy_ends, widened
 from analysis.chain_indices import index_fields
 from analysis.chain_ranges import range_notes
 from analysis.chain_waterfall import ChainWaterfall, Places, chain_waterfall
@@ -22,7 +23,6 @@ from analysis.stats import (
     bootstrap_interval,
     bootstrap_ratio,
     discordant_pairs,
-    drift_share,
     mcnemar_exact,
     quantiles,
     wilson_interval,
@@ -134,15 +134,10 @@ class BatchFigures:
         return VariantResult.model_validate(row.model_dump() | fields)
 
     def _energy_fields(self, row: VariantResult) -> dict[str, object]:
-        """The interval of the joules of one window, widened by how its hops drift, as those of another would."""
-        joules, ends = row.energy_j_per_query, row.energy_j_per_query_ci95
-        if row.mode != "generate" or row.energy_windows != 1 or joules is None or ends is None:
+        if row.mode != "generate":
             return {}
-        places = sorted(self._hops[row.kernel, row.mode].items())
-        share = drift_share([hop for (_, _, hop), _ in places], [taken_s for _, taken_s in places])
-        if share is None:
-            return {}
-        return {"energy_j_per_query_ci95": (max(0.0, ends[0] - share * joules), ends[1] + share * joules)}
+        ends = energy_ends(row, self._hops[row.kernel, row.mode])
+        return {} if ends is None else {"energy_j_per_query_ci95": ends}
 
     def _hop_fields(self, row: VariantResult) -> dict[str, object]:
         times = list(self._hops[row.kernel, row.mode].values())
@@ -205,7 +200,7 @@ class BatchFigures:
                     [mine[p] for p in shared], [reference[p] for p in shared], paired=True, seed=self._seed
                 )
                 is_apart = self._host_paced and mode == "generate"
-                return _widened(found, mine, reference, shared) if is_apart else found
+                return widened(found, mine, reference) if is_apart else found
         return None
 
     def _waterfall(self, kernel: str) -> ChainWaterfall | None:
@@ -349,14 +344,6 @@ def _is_null(kernel: str) -> bool:
 
 def _verdict(verdict: Verdict) -> str | None:
     return None if verdict is Verdict.NOT_MEASURED else verdict.value.replace("_", " ")
-
-
-def _widened(
-    found: Interval, mine: Places, reference: Places, shared: Sequence[tuple[int, int, int]]
-) -> Interval:
-    """Hold in the interval how a host drifts, which paces the kernels one after the other and not in turn."""
-    share = drift_share([hop for _, _, hop in shared], [mine[p] / reference[p] for p in shared]) or 0.0
-    return Interval(found.point, max(0.0, found.low * (1 - share)), found.high * (1 + share))
 
 
 def _ends(interval: Interval) -> tuple[float, float]:

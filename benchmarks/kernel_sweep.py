@@ -24,7 +24,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from benchmarks import outcome as ends
 from benchmarks.checkpoint import Checkpoint
-from benchmarks.for_fit import ForFit, fit_plan, measure_for_fit
+from benchmarks.fit_plan import fit_plan
+from benchmarks.for_fit import ForFit, measure_for_fit
 from benchmarks.machine import Absent, Target, find_target, known_archs
 from benchmarks.outcome import SweepRun
 from benchmarks.pictures import Machine, draw_pictures

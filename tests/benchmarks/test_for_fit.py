@@ -17,10 +17,12 @@ from analysis.fit import fit_all
 from analysis.fit_energy import Product
 from analysis.fit_host import LaunchChain, fit_host
 from analysis.fit_input import energy_rows, read_runs, take
+from benchmarks import fit_plan as plans
 from benchmarks import for_fit, kernel_sweep, plan
-from benchmarks.for_fit import ForFit, fit_plan, measure_for_fit
-from benchmarks.hop_parts import KERNELS as HOP_KERNELS
-from benchmarks.hop_parts import hop_sizes
+from benchmarks.fit_plan import fit_plan
+from benchmarks.for_fit import ForFit, measure_for_fit
+from benchmarks.hop_size import KERNELS as HOP_KERNELS
+from benchmarks.hop_size import hop_sizes
 from benchmarks.machine import Target
 from benchmarks.plan import SweepRequest, make_plan
 from profiler.energy import EnergyReading, FakeMeter, HliMeter, Load
@@ -48,7 +50,7 @@ class Counter(FakeMeter):
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "_FIT_CPU_SHAPES", "64x64,192x64,64x192,128x128")
     monkeypatch.setattr(plan, "_FIT_CPU_MS", "1,5,9")
-    monkeypatch.setattr(for_fit, "_COMPUTE_BOUND_M", 24)
+    monkeypatch.setattr(plans, "_COMPUTE_BOUND_M", 24)
 
 
 def run(*words: str) -> tuple[int, dict[str, object]]:
@@ -226,13 +228,9 @@ def test_the_energy_of_hops_is_measured_and_read(
 
     monkeypatch.setattr(for_fit, "measure_hop_parts", measured)
     monkeypatch.setattr(for_fit, "why_no_hops", lambda device: "")
-    monkeypatch.setattr(
-        for_fit, "fit_plan", lambda *a: dataclasses.replace(fit_plan(*a), hops=sizes, wait_share=0.5)
-    )
-    monkeypatch.setattr(for_fit, "wait_load", lambda: Load(lambda: time.sleep(0.01), 0))
     sweep = make_plan(SweepRequest(for_fit=True), "cpu")
     found = ForFit()
-    plan_ = for_fit.fit_plan(sweep, CPU)
+    plan_ = dataclasses.replace(fit_plan(sweep, CPU), hops=sizes, wait_share=0.5)
     assert (plan_.hop_windows, plan_.resting) == (2, ("idle", "wait"))
     for_fit._measure_hop_parts(plan_, CPU, Counter(power_w=POWER_W), found, lambda *told: None)
     assert [(hop["kernel"], hop["batch_size"]) for hop in found.hop_energy] == [("bf16", 1), ("bf16", 32)]

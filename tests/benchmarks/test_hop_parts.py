@@ -6,16 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.hop_parts import (
-    KERNELS,
-    HopParts,
-    HopSize,
-    first_layers,
-    hop_sizes,
-    measure_hop_parts,
-    random_decoder,
-    why_no_hops,
-)
+from benchmarks.hop_parts import HopParts, first_layers, measure_hop_parts, random_decoder, why_no_hops
+from benchmarks.hop_size import KERNELS, HopSize, hop_sizes
 from benchmarks.machine import Target, find_target
 from kernels.registry import get_kernel
 from reasoning.engine.layer_math import fused_layer_math
