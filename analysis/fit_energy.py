@@ -111,15 +111,6 @@ def busy_w(parameters: Mapping[str, float]) -> float:
     return parameters["static_w"] + parameters.get(ACTIVE, 0.0)
 
 
-def between_w(parameters: Mapping[str, float]) -> float:
-    """Return what a device draws between the linears of a hop ahead of all traffic, P0 + Pb, W.
-
-    Args:
-        parameters: of the energy fit, the estimates or one draw.
-    """
-    return parameters["static_w"] + parameters.get(BETWEEN, parameters.get(ACTIVE, 0.0))
-
-
 def cached_j(parameters: Mapping[str, float], cached: float) -> float:
     """Return the joules of bytes that the cache took instead of the memory.
 
