@@ -16,7 +16,7 @@ from analysis.chain_drift import energy_ends, widened
 from analysis.chain_indices import index_fields
 from analysis.chain_ranges import range_notes
 from analysis.chain_waterfall import ChainWaterfall, Places, chain_waterfall
-from analysis.cost_ratio import energy_ratio
+from analysis.cost_ratio import energy_ratio, ratio_of_windows
 from analysis.kernel_kinds import NATIVE_KERNELS
 from analysis.stats import (
     Interval,
@@ -291,19 +291,13 @@ class BatchFigures:
     def _energy_ratio(self, kernel: str) -> Interval | None:
         """J per query over the baseline's: paired by window, or with one of each all that both intervals allow."""
         mine, reference = (
-            {s.repeat: s.energy_j / s.queries for s in self._energy.get(name, []) if s.energy_j}
+            {s.repeat: s for s in self._energy.get(name, []) if s.energy_j}
             for name in (kernel, self._baseline)
         )
         shared = sorted(mine.keys() & reference.keys())
         if len(shared) < _SAMPLES_FOR_AN_INTERVAL:
             return self._ratio_of_single_windows(kernel)
-        return bootstrap_ratio(
-            [mine[i] for i in shared],
-            [reference[i] for i in shared],
-            statistic=np.mean,
-            paired=True,
-            seed=self._seed,
-        )
+        return ratio_of_windows([mine[i] for i in shared], [reference[i] for i in shared])
 
     def _ratio_of_single_windows(self, kernel: str) -> Interval | None:
         rows = {row.kernel: row for row in self._rows if row.mode == "generate"}

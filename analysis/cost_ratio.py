@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from analysis.stats import Interval
-from profiler.record import VariantResult
+from collections.abc import Sequence
+
+from analysis.stats import Interval, paired_ratio
+from profiler.record import EnergySample, VariantResult
 
 Ends = tuple[float, float]
 
@@ -36,7 +38,7 @@ def energy_ratio(row: VariantResult, native: VariantResult | None) -> Interval |
     """Return J per query over the baseline's of the same run and batch size; None where either was not measured.
 
     The interval holds every ratio that those of the two energies allow: Student's over the windows, widened by the
-    counter's ticks. It is wider than the run's own verdict, which resamples pairs of a few windows.
+    counter's ticks. The run's own verdict knows which windows were measured side by side and pairs them.
     """
     if native is None or native is row or native.energy_is_estimate or row.energy_is_estimate:
         return None
@@ -46,3 +48,20 @@ def energy_ratio(row: VariantResult, native: VariantResult | None) -> Interval |
         native.energy_j_per_query,
         native.energy_j_per_query_ci95,
     )
+
+
+def ratio_of_windows(own: Sequence[EnergySample], native: Sequence[EnergySample]) -> Interval:
+    """Return J per query over the baseline's from energy windows measured side by side.
+
+    Student's interval over the pairs, widened by the counter's ticks in the windows of both.
+
+    Args:
+        own: at least two windows of a variant, with joules.
+        native: the baseline's, in the same order.
+    """
+    ratio = paired_ratio(*([(s.energy_j or 0.0) / s.queries for s in windows] for windows in (own, native)))
+    ticks = sum(
+        sum(s.energy_error_j or 0.0 for s in windows) / sum(s.energy_j or 0.0 for s in windows)
+        for windows in (own, native)
+    )
+    return Interval(ratio.point, ratio.low * max(0.0, 1 - ticks), ratio.high * (1 + ticks))

@@ -1,11 +1,13 @@
 """Bootstrap draws of the Sustainability Index, from a chain's answers, hops and energy windows.
 
-Problems are drawn alike for every kernel, since all answered the same ones; hops and windows are drawn on their own.
+Problems are drawn alike for every kernel, since all answered the same ones; hops are drawn on their own, and energy as
+Student's distribution has it for the ratio of windows measured side by side.
 Memory has no noise. What was measured once, such as a single energy window, stays as it is and is named.
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -149,8 +151,8 @@ def _energy(own: Mapping[int, float], reference: Mapping[int, float], seed: int)
     shared = sorted(own.keys() & reference.keys())
     if len(shared) < _LEAST:
         return None
-    joules = np.array([[side[i] for i in shared] for side in (own, reference)])
-    places = np.random.default_rng(seed).integers(0, len(shared), (DRAWS, len(shared)))
-    mine, other = (side[places].mean(axis=1) for side in joules)
-    drawn: Floats = other / mine
+    logs = np.log([reference[i] / own[i] for i in shared])
+    # Resampling 2 or 3 windows gives nothing beyond them: Student's distribution knows how few they are.
+    off = np.random.default_rng(seed).standard_t(len(shared) - 1, DRAWS)
+    drawn: Floats = np.exp(logs.mean() + off * np.std(logs, ddof=1) / math.sqrt(len(shared)))
     return drawn

@@ -221,6 +221,34 @@ def bootstrap_difference(
     return _bootstrap(parts, lambda both: both[0] - both[1], statistic, paired, seed, n_boot, confidence)
 
 
+def paired_ratio(numerators: ArrayLike, denominators: ArrayLike, *, confidence: float = 0.95) -> Interval:
+    """Ratio of two quantities that were measured side by side a few times, such as joules of energy windows.
+
+    The geometric mean of the pairs' ratios, with Student's interval of their logarithms. Resampling 2 or 3 pairs gives
+    nothing beyond them, and the truth lies between them only every second or in 3 of 4 cases.
+
+    Args:
+        numerators: at least 2 positive numbers.
+        denominators: as many positive numbers, measured beside them.
+        confidence: coverage.
+
+    Raises:
+        ValueError: lists of different lengths, fewer than two pairs, or a number that is not positive and finite.
+    """
+    _check_confidence(confidence)
+    pair = _samples(numerators, "numerators", at_least=2), _samples(denominators, "denominators", at_least=2)
+    sizes = [part.size for part in pair]
+    if len(set(sizes)) > 1:
+        raise ValueError(f"paired samples need the same length, got {sizes[0]} and {sizes[1]}")
+    least = min(float(part.min()) for part in pair)
+    if least <= 0:
+        raise ValueError(f"a ratio of positive numbers was asked for, and the least is {least:g}")
+    logs = np.log(pair[0] / pair[1])
+    mean, half = float(logs.mean()), float(np.std(logs, ddof=1)) / math.sqrt(logs.size)
+    half *= float(stats.t.ppf((1 + confidence) / 2, logs.size - 1))
+    return Interval(math.exp(mean), math.exp(mean - half), math.exp(mean + half), confidence)
+
+
 class _Combine(Protocol):
     def __call__(self, parts: list[Floats], /) -> Floats: ...
 

@@ -29,7 +29,7 @@ class Cell:
     Attributes:
         path: folder of the record.
         record: the run.
-        row: its free-running hops.
+        row: its hops.
         native: bf16 at the same batch size in the same run; None where the run has none.
     """
 
@@ -68,15 +68,16 @@ class Cell:
         return value if isinstance(value, int) else None
 
 
-def cells_of(chains: Chains) -> list[Cell]:
+def cells_of(chains: Chains, mode: str = "generate") -> list[Cell]:
     """Return the cells of chain runs, in their order.
 
     Args:
         chains: records with their folders. Of an interrupted run only the batch sizes that it finished count.
+        mode: ``generate`` for free-running hops, ``replay`` for replayed ones.
     """
     found = []
     for path, record in chains:
-        rows = _finished_rows(record)
+        rows = _finished_rows(record, mode)
         native = {row.batch_size: row for row in rows if row.kernel == NATIVE}
         found += [Cell(path, record, row, native.get(row.batch_size)) for row in rows]
     return found
@@ -145,8 +146,8 @@ def prompts_and_hops(cells: Iterable[Cell]) -> str:
     return f"{prompts}, {f'{words(hops)} hops' if hops else 'solutions to their ends'}"
 
 
-def _finished_rows(record: RunRecord) -> list[VariantResult]:
-    rows = [r for r in record.results if isinstance(r, VariantResult) and r.mode == "generate"]
+def _finished_rows(record: RunRecord, mode: str) -> list[VariantResult]:
+    rows = [r for r in record.results if isinstance(r, VariantResult) and r.mode == mode]
     finished = record.derived.get("batch_sizes_measured")
     if isinstance(finished, list):
         return [row for row in rows if row.batch_size in finished]

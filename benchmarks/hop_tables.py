@@ -60,7 +60,8 @@ def engine_table(chains: Chains) -> str:
 
     Args:
         chains: chain runs with their folders. Each cell is from the run that started last, one with prompts of the
-            model's usual length where there is any. Models measured in one engine alone are left out.
+            model's usual length where there is any. Models measured in one engine alone are left out, and runs whose
+            prompts or solutions have lengths of their own.
 
     Raises:
         NotPublished: no model was measured in two engines.
@@ -98,7 +99,10 @@ def _one_sequence(cells: Sequence[Cell]) -> list[Cell]:
     return [
         cell
         for cell in cells
-        if cell.row.batch_size == 1 and cell.row.kernel in _ENGINE_KERNELS and cell.engine in _ENGINES
+        if cell.row.batch_size == 1
+        and cell.row.kernel in _ENGINE_KERNELS
+        and cell.engine in _ENGINES
+        and None not in (cell.context, cell.hops)
     ]
 
 

@@ -18,6 +18,7 @@ from benchmarks.accuracy_tables import accuracy_by_batch_table
 from benchmarks.chain_tables import accuracy_table, chain_table, training_table
 from benchmarks.energy_tables import call_energy_table, meter_table
 from benchmarks.hop_tables import engine_table, hop_table
+from benchmarks.paper_tables import paper_table
 from benchmarks.prediction_tables import prediction_page, prediction_summary
 from benchmarks.published import (
     ROOT,
@@ -32,6 +33,7 @@ from benchmarks.published import (
 from benchmarks.query_energy_tables import energy_page, energy_summary
 from benchmarks.sweep_tables import sweep_page, sweep_summary
 from benchmarks.trace_tables import published_trace, trace_table
+from benchmarks.waterfall_tables import waterfall_table
 from profiler.record import load_record, load_run
 
 PICTURE = ROOT / "docs" / "images" / "chain.png"
@@ -83,6 +85,8 @@ def _measured_chains() -> list[tuple[Path, str, Callable[[], str]]]:
         (readme, "energy-h200", lambda: energy_summary(chains)),
         (readme, "predicted-h200", checked(prediction_summary)),
         (DOCS / "chain.md", "engines-h200", lambda: engine_table(chains)),
+        (DOCS / "chain.md", "paper-h200", lambda: paper_table(chains)),
+        (DOCS / "chain.md", "waterfall-h200", lambda: waterfall_table(chains)),
         (DOCS / "measurement.md", "energy-h200", lambda: energy_page(chains)),
         (DOCS / "predict.md", "predicted-h200", checked(prediction_page)),
         (DOCS / "traces.md", "trace-h200", lambda: trace_table(published_trace("h200"))),

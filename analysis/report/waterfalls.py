@@ -31,12 +31,14 @@ class Fall:
         batch_size: sequences decoded together.
         figures: by field name.
         intervals: of some of them, likewise.
+        run_id: the run that it is from.
     """
 
     kernel: str
     batch_size: int | None
     figures: Mapping[str, float]
     intervals: Mapping[str, tuple[float, float]]
+    run_id: str
 
 
 def waterfall_section(inputs: Inputs) -> Section:
@@ -44,11 +46,9 @@ def waterfall_section(inputs: Inputs) -> Section:
     blocks: list[Block] = []
     for machine in inputs.machines:
         for model, records in inputs.chains(machine).items():
-            for record in reversed(records):
-                falls = list(_falls(record))
-                if falls:
-                    blocks += _blocks(falls, baseline_of(record), model, machine, record.run_id)
-                    break
+            falls, baseline = _newest(records)
+            if falls:
+                blocks += _blocks(falls, baseline, model, machine)
     if not blocks:
         blocks.append(
             Missing(
@@ -67,19 +67,30 @@ def waterfall_section(inputs: Inputs) -> Section:
     )
 
 
+def _newest(records: list[RunRecord]) -> tuple[list[Fall], str]:
+    """The newest waterfall of each kernel and batch size against the newest baseline, and that baseline."""
+    by_record = [(baseline_of(record), falls) for record in records if (falls := list(_falls(record)))]
+    if not by_record:
+        return [], ""
+    baseline = by_record[-1][0]
+    found = {(f.kernel, f.batch_size): f for other, falls in by_record if other == baseline for f in falls}
+    return sorted(found.values(), key=lambda fall: fall.batch_size or 0), baseline
+
+
 def _falls(record: RunRecord) -> Iterator[Fall]:
     """The waterfalls of a record, by batch size where it holds several."""
     by_size = record.derived.get("by_batch_size")
     if isinstance(by_size, dict) and by_size:
         for size, derived in by_size.items():
             if isinstance(derived, dict):
-                yield from _falls_of(derived.get("waterfall"), int(size))
+                yield from _falls_of(derived.get("waterfall"), int(size), record.run_id)
         return
     sizes = {row.batch_size for row in variants_of(record)}
-    yield from _falls_of(record.derived.get("waterfall"), sizes.pop() if len(sizes) == 1 else None)
+    only = sizes.pop() if len(sizes) == 1 else None
+    yield from _falls_of(record.derived.get("waterfall"), only, record.run_id)
 
 
-def _falls_of(found: object, batch_size: int | None) -> Iterator[Fall]:
+def _falls_of(found: object, batch_size: int | None, run_id: str) -> Iterator[Fall]:
     for kernel, parts in found.items() if isinstance(found, dict) else ():
         is_variant = not str(kernel).startswith("null_")
         if is_variant and isinstance(parts, dict) and {"reference_ms", "variant_ms"} <= parts.keys():
@@ -89,10 +100,10 @@ def _falls_of(found: object, batch_size: int | None) -> Iterator[Fall]:
                 for name, v in parts.items()
                 if name.endswith("_ci95") and isinstance(v, list) and len(v) == 2
             }
-            yield Fall(str(kernel), batch_size, figures, ends)
+            yield Fall(str(kernel), batch_size, figures, ends, run_id)
 
 
-def _blocks(falls: list[Fall], baseline: str, model: str, machine: str, run_id: str) -> list[Block]:
+def _blocks(falls: list[Fall], baseline: str, model: str, machine: str) -> list[Block]:
     shown = _chosen(falls)
     figure = Figure(
         f"waterfall-{slug(machine)}-{slug(model)}",
@@ -107,7 +118,7 @@ def _blocks(falls: list[Fall], baseline: str, model: str, machine: str, run_id: 
     if len(shown) < len(falls):
         blocks.append(Words(f"{len(shown)} of {len(falls)} are drawn; the table has all of them."))
     blocks.append(_table(falls, baseline))
-    blocks += [Words(warning, is_warning=True) for fall in falls for warning in _doubts(fall, run_id)]
+    blocks += [Words(warning, is_warning=True) for fall in falls for warning in _doubts(fall)]
     return blocks
 
 
@@ -190,17 +201,17 @@ def _step(fall: Fall, field: str, sign: int) -> str:
     return text
 
 
-def _doubts(fall: Fall, run_id: str) -> Iterator[str]:
+def _doubts(fall: Fall) -> Iterator[str]:
     figures = fall.figures
     total = figures["reference_ms"] + sum(sign * figures.get(field, 0.0) for field, _, sign, _ in _STEPS)
     if figures.get("adds_up") == 0:
         yield (
-            f"{run_id}, {fall.kernel}{_at(fall)}: the linear layers' own times do not explain the variant's hop within "
-            f"{100 * _SUMS_TO:.0f} %."
+            f"{fall.run_id}, {fall.kernel}{_at(fall)}: the linear layers' own times do not explain the variant's hop "
+            f"within {100 * _SUMS_TO:.0f} %."
         )
     off = abs(total - figures["variant_ms"])
     if off > _SUMS_TO * figures["variant_ms"]:
         yield (
-            f"{run_id}, {fall.kernel}{_at(fall)}: the steps add up to {number(total)} ms, measured were "
+            f"{fall.run_id}, {fall.kernel}{_at(fall)}: the steps add up to {number(total)} ms, measured were "
             f"{number(figures['variant_ms'])} ms."
         )

@@ -3,7 +3,7 @@
 import pytest
 
 from analysis.chain_summary import summarise
-from profiler.record import HopSample, VariantResult
+from profiler.record import EnergySample, HopSample, VariantResult
 
 HOPS = 300
 
@@ -68,3 +68,37 @@ def test_one_window_is_judged_by_the_drift_of_its_hops() -> None:
     _, noisy = judged(2.0, 0.005)
     low, high = noisy.energy_j_per_query_ci95
     assert low < 1.9 and high > 2.3 and noisy.verdict_energy == "inconclusive"
+
+
+@pytest.mark.parametrize(
+    ("own_j", "error_j", "verdict"),
+    [
+        # Windows of 10 and 13 J: both pairs have the variant dearer, by 10 and by 11 %.
+        ((11.0, 14.43), 0.0, "trapped"),
+        # By 3 and by 35 %: two pairs that differ so much say nothing, although both are dearer.
+        ((10.3, 17.55), 0.0, "inconclusive"),
+        # Pairs that agree by chance are known no better than the counter's ticks.
+        ((10.3, 13.39), 0.2, "inconclusive"),
+    ],
+)
+def test_windows_measured_side_by_side_are_compared_in_pairs(own_j, error_j, verdict) -> None:
+    joules = {"bf16": (10.0, 13.0), "fused_nf4": own_j}
+    rows = [
+        row(k, "generate", energy_source="nvml_counter", energy_windows=2, energy_j_per_query=sum(j) / 4)
+        for k, j in joules.items()
+    ]
+    samples = [
+        EnergySample(
+            kernel=k,
+            repeat=i,
+            queries=2,
+            energy_j=window_j,
+            energy_error_j=error_j,
+            duration_s=5.0,
+            energy_source="nvml_counter",
+        )
+        for k, windows in joules.items()
+        for i, window_j in enumerate(windows)
+    ]
+    found = summarise(rows, samples, baseline="bf16", seed=0).rows[1]
+    assert found.verdict_energy == verdict, found.verdict_reason

@@ -88,6 +88,32 @@ def test_waterfall_ends_where_the_record_ends(whole: Report) -> None:
     assert table.rows[0][3:5] == ("−2.50 [−2.60, −2.40]", "+0.525")
 
 
+def test_each_kernel_and_batch_has_its_newest_waterfall() -> None:
+    parts = {
+        "reference_ms": 6.0,
+        "saving_ms": 2.0,
+        "exposed_cast_ms": 1.0,
+        "variant_ms": 5.0,
+        "adds_up": True,
+    }
+
+    def at(size: int, **falls: dict[str, object]) -> dict[str, object]:
+        return {"baseline": "bf16", "by_batch_size": {str(size): {"waterfall": falls}}}
+
+    old = given.batch_chain(1)
+    newer = given.batch_chain(2, batches=(1,), derived=at(1, fused_int8=parts, fused_nf4=parts))
+    none = given.batch_chain(3, derived={"baseline": "bf16"})
+    other = at(8, fused_nf4=parts) | {"baseline": "fp16"}
+    elsewhere = given.batch_chain(0, derived=other, arguments=old.arguments | {"baseline": "fp16"})
+    found = section(build_report(Inputs((elsewhere, old, newer, none)), given.catalogue()), "waterfall")
+    (figure,) = found.figures
+    assert [panel.title for panel in figure.panels] == [
+        "fused_nf4, B = 1", "fused_int8, B = 1", "fused_nf4, B = 8", "fused_nf4, B = 64"
+    ]  # fmt: skip
+    ends = [panel.items[-1].y[0] for panel in figure.panels]
+    assert ends == [5.0, 5.0, pytest.approx(5 + 8 / 64 - 2 + 8 / 40), pytest.approx(6 - 2 + 64 / 40)]
+
+
 def test_waterfalls_of_old_records_and_steps_that_do_not_add_up() -> None:
     parts = {
         "reference_ms": 10.0,

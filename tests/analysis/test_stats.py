@@ -14,6 +14,7 @@ from analysis.stats import (
     discordant_pairs,
     drift_share,
     mcnemar_exact,
+    paired_ratio,
     quantiles,
     wilson_interval,
 )
@@ -184,3 +185,30 @@ def test_interval_refuses_nonsense_and_changes_units() -> None:
         Interval(math.nan, 0, 1)
     with pytest.raises(ValueError, match="confidence=1"):
         Interval(1, 0, 2, 1)
+
+
+def test_a_ratio_of_two_or_three_pairs_covers_the_truth_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(2)
+    for pairs in (2, 3, 5):
+        hits = 0
+        for _ in range(600):
+            shared = rng.lognormal(0, 0.3, pairs)
+            a, b = 1.2 * shared * rng.lognormal(0, 0.05, pairs), shared * rng.lognormal(0, 0.05, pairs)
+            found = paired_ratio(a, b)
+            hits += found.low <= 1.2 <= found.high
+            assert found.low < found.point < found.high
+        assert 0.925 * 600 <= hits <= 0.98 * 600, (pairs, hits)
+
+
+def test_paired_ratio_by_hand_and_what_it_refuses() -> None:
+    found = paired_ratio([2.0, 8.0], [1.0, 2.0])
+    # Logs 0.6931 and 1.3863: mean 1.0397, standard error 0.34657, and Student's 12.706 with one degree of freedom.
+    assert found.point == pytest.approx(math.sqrt(8.0))
+    assert math.log(found.high) == pytest.approx(1.0397 + 12.706 * 0.34657, rel=1e-3)
+    assert math.log(found.low) == pytest.approx(1.0397 - 12.706 * 0.34657, rel=1e-3)
+    with pytest.raises(ValueError, match="same length, got 2 and 3"):
+        paired_ratio([1, 2], [1, 2, 3])
+    with pytest.raises(ValueError, match="the least is 0"):
+        paired_ratio([1, 2], [0, 1])
+    with pytest.raises(ValueError, match="holds 1 numbers, needed are at least 2"):
+        paired_ratio([1], [1])

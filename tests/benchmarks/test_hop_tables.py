@@ -109,6 +109,9 @@ def test_engines_side_by_side() -> None:
         # Later, but with prompts of another length.
         run(4, [row("bf16", 1, 3.5), row("bnb_nf4", 1, 5.0)], context=212),
         run(5, [row("bf16", 1, 1.0)], model="qwen3-0.6b"),
+        # Prompts or solutions of lengths of their own.
+        run(6, [row("bf16", 1, 30.0)], engine="eager", context=None),
+        run(7, [row("bf16", 1, 31.0)], engine="eager", hops=None),
     ]
     text = engine_table(chains)
     assert heading(text) == ["`eager`", "`hf_graph`", "`fused`"]
