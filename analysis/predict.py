@@ -12,6 +12,7 @@ from analysis.fit_solver import interval_of
 from analysis.hop_cost import Cost
 from analysis.kernel_kinds import BASELINE
 from analysis.model_shape import ModelShape
+from analysis.power_cap import capped
 from analysis.predict_file import PredictedCell, PredictedCrossing, PredictedMemory, PredictedScale
 from analysis.predict_hop import HopSetting, hop_energy_of, hop_time_of
 from analysis.predict_machine import LEAST_DRAWS, Machine
@@ -21,6 +22,7 @@ from analysis.stats import Interval
 from analysis.verdict import decide
 
 Progress = Callable[[str], object]
+_ROUNDING = 1e-9
 
 
 def no_progress(label: str) -> None:
@@ -34,10 +36,12 @@ class Costs:
     Attributes:
         time: T(B), s.
         energy: E(B), J; None where no energy was fitted.
+        full_clocks: T(B) by the estimate as no power cap would have it, s.
     """
 
     time: tuple[Cost, ...]
     energy: tuple[Cost, ...] | None
+    full_clocks: Cost
 
     def time_at(self, batch: int) -> np.ndarray:
         """Return the times of every row, s."""
@@ -130,7 +134,7 @@ def predict(
         costs = {}
         for kernel in request.all_kernels:
             on_step(f"{model.key}, {kernel}")
-            costs[kernel] = costs_of(machine, model, kernel, request)
+            costs[kernel] = costs_of(machine, model, kernel, request, request.n_draws)
         for kernel in request.all_kernels:
             memory = memories[model.key, kernel]
             own = (model.key, kernel) in calibrated
@@ -147,36 +151,48 @@ def predict(
     return Predicted(cells, crossings, scales)
 
 
-def why_slower(cells: Sequence[PredictedCell], cap_w: float | None) -> str | None:
-    """Say which hops a card's power cap makes longer than predicted; None where none draws as much.
-
-    Times and energies are those at full clocks. What would draw more runs at lower clocks.
+def why_longer(cells: Sequence[PredictedCell], cap_w: float | None) -> str | None:
+    """Say which hops a card's power cap makes longer; None where it does so to none.
 
     Args:
         cells: predicted.
         cap_w: power cap, W; None where it is not known.
     """
-    over = [(cell.power_w, cell) for cell in cells if cell.power_w is not None]
-    over = [(power_w, cell) for power_w, cell in over if cap_w is not None and power_w > cap_w]
-    if not over:
+    over = [cell for cell in cells if cell.held_down_share > 0]
+    if not over or cap_w is None:
         return None
-    power_w, cell = max(over, key=lambda each: each[0])
+    most = max(over, key=lambda cell: cell.held_down_share)
     return (
-        f"{len(over)} of {len(cells)} hops would draw more than the {cap_w:.0f} W of the card at full clocks, most "
-        f"{cell.model} {cell.kernel} at B = {cell.batch_size}, {power_w:.0f} W: they take longer than predicted"
+        f"{len(over)} of {len(cells)} hops would draw more than the {cap_w:.0f} W of the card at full clocks and are "
+        f"predicted at lower ones, most {most.model} {most.kernel} at B = {most.batch_size}, "
+        f"{100 * most.held_down_share:.1f} % longer"
     )
 
 
-def costs_of(machine: Machine, model: ModelShape, kernel: str, request: Request) -> Costs:
-    """Return a kernel's hop over the batch."""
-    rows = range(1 + min(machine.draws, request.n_draws))
-    times = tuple(hop_time_of(machine, model, kernel, request.setting, row) for row in rows)
-    energies = [
-        hop_energy_of(machine, model, kernel, request.setting, time, row)
-        for row, time in zip(rows, times, strict=True)
+def costs_of(machine: Machine, model: ModelShape, kernel: str, request: Request, n_draws: int) -> Costs:
+    """Return a kernel's hop over the batch, as the card's power cap leaves it."""
+    most = max(request.b_max, *request.batches)
+    found = [
+        _hop(machine, model, kernel, request.setting, row, most)
+        for row in range(1 + min(machine.draws, n_draws))
     ]
-    known = tuple(energy for energy in energies if energy is not None)
-    return Costs(times, known if len(known) == len(times) else None)
+    energies = tuple(energy for _, energy in found if energy is not None)
+    return Costs(
+        tuple(time for time, _ in found),
+        energies if len(energies) == len(found) else None,
+        hop_time_of(machine, model, kernel, request.setting, 0),
+    )
+
+
+def _hop(
+    machine: Machine, model: ModelShape, kernel: str, setting: HopSetting, row: int, most: int
+) -> tuple[Cost, Cost | None]:
+    time = hop_time_of(machine, model, kernel, setting, row)
+    energy = hop_energy_of(machine, model, kernel, setting, time, row)
+    if energy is None or machine.energy is None or machine.tdp_w is None:
+        return time, energy
+    static_w = machine.energy.named(row)["static_w"]
+    return capped(time, energy, cap_w=machine.tdp_w, static_w=static_w, most=most)
 
 
 def _cell(
@@ -222,7 +238,14 @@ def _cell(
             largest_batch=memory.largest_batch,
         ),
         calibrated=calibrated,
+        held_down_share=_held_down(own, batch),
     )
+
+
+def _held_down(costs: Costs, batch: int) -> float:
+    """By how much the estimate is longer than at full clocks; a rounding is no difference."""
+    share = float(costs.time[0].at(batch)) / float(costs.full_clocks.at(batch)) - 1
+    return share if share > _ROUNDING else 0.0
 
 
 def _crossings(
@@ -259,14 +282,10 @@ def _crossing_row(model: str, kernel: str, quantity: str, found: CrossingEstimat
 
 def _scales(machine: Machine, family: Sequence[ModelShape], request: Request) -> list[PredictedScale]:
     """N* over a family of models, with as many draws as give an interval."""
-    rows = range(1 + LEAST_DRAWS)
     sizes = {model.linear_weights: model for model in family}
 
-    def costs(kernel: str) -> list[list[Cost]]:
-        return [
-            [hop_time_of(machine, model, kernel, request.setting, row) for row in rows]
-            for model in sizes.values()
-        ]
+    def costs(kernel: str) -> list[tuple[Cost, ...]]:
+        return [costs_of(machine, model, kernel, request, LEAST_DRAWS).time for model in sizes.values()]
 
     native = costs(BASELINE)
     return [
@@ -277,7 +296,11 @@ def _scales(machine: Machine, family: Sequence[ModelShape], request: Request) ->
 
 
 def _scale_row(
-    kernel: str, batch: int, sizes: Sequence[int], native: list[list[Cost]], own: list[list[Cost]]
+    kernel: str,
+    batch: int,
+    sizes: Sequence[int],
+    native: Sequence[Sequence[Cost]],
+    own: Sequence[Sequence[Cost]],
 ) -> PredictedScale:
     def scale(row: int) -> FamilyScale:
         points = [

@@ -69,9 +69,12 @@ class PredictedCell(Strict):
     calibrated: bool = False
     """Whether a native run of this model and kernel calibrated the prediction, so that it is held out no more."""
 
+    held_down_share: float = 0.0
+    """By how much the card's power cap lengthens the hop, of its time at full clocks; 0 in files from before."""
+
     @property
     def power_w(self) -> float | None:
-        """Mean power of a hop at full clocks, W; None where no energy was fitted."""
+        """Mean power of a hop, W; None where no energy was fitted."""
         return None if self.energy_j_per_token is None else self.energy_j_per_token * self.tps
 
 

@@ -19,6 +19,7 @@ from benchmarks.chain_tables import accuracy_table, chain_table, training_table
 from benchmarks.energy_tables import call_energy_table, meter_table
 from benchmarks.hop_tables import engine_table, hop_table
 from benchmarks.paper_tables import paper_table
+from benchmarks.power_cap_tables import power_cap_table
 from benchmarks.prediction_tables import prediction_page, prediction_summary
 from benchmarks.published import (
     ROOT,
@@ -26,6 +27,7 @@ from benchmarks.published import (
     place_of,
     published_chains,
     published_energy,
+    published_for_fit,
     published_predictions,
     published_run,
     published_sweeps,
@@ -89,6 +91,7 @@ def _measured_chains() -> list[tuple[Path, str, Callable[[], str]]]:
         (DOCS / "chain.md", "waterfall-h200", lambda: waterfall_table(chains)),
         (DOCS / "measurement.md", "energy-h200", lambda: energy_page(chains)),
         (DOCS / "predict.md", "predicted-h200", checked(prediction_page)),
+        (DOCS / "predict.md", "capped-h200", lambda: power_cap_table(published_for_fit("h200"))),
         (DOCS / "traces.md", "trace-h200", lambda: trace_table(published_trace("h200"))),
         (CARD, "accuracy-h200", lambda: accuracy_by_batch_table(chains)),
     ]

@@ -15,6 +15,7 @@ PREDICTIONS = "predictions"
 """Folder of a machine's stored predictions; the history of their checks is shipped with the fits."""
 
 Chains = Sequence[tuple[Path, RunRecord]]
+"""Runs with their folders."""
 
 
 class NotPublished(ValueError):
@@ -96,6 +97,12 @@ def published_sweeps(folder: str) -> dict[tuple[int, int], Path]:
     if not best:
         raise ValueError(f"no sweep under {RESULTS.name}/{folder}")
     return {shape: best[shape][1] for shape in sorted(best, key=lambda shape: -shape[0] * shape[1])}
+
+
+def published_for_fit(folder: str) -> Chains:
+    """Every committed sweep for a fit of a machine with its folder, oldest first."""
+    runs = [(path, load_record(path)) for path in list_runs(RESULTS / folder)]
+    return [(path, record) for path, record in runs if record.kind == "sweep" and _is_for_fit(record)]
 
 
 def _is_for_fit(record: RunRecord) -> bool:

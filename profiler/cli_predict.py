@@ -153,7 +153,7 @@ def predict_command(
 def _predict(job: PredictJob) -> Prediction:
     from analysis.kernel_kinds import BASELINE
     from analysis.model_shape import HopEngine
-    from analysis.predict import Request, predict, why_slower
+    from analysis.predict import Request, predict, why_longer
     from analysis.predict_calibrate import calibrate, native_hops
     from analysis.predict_file import Prediction, now_utc
     from analysis.predict_hop import HopSetting, why_no_gemv, why_too_short
@@ -226,7 +226,7 @@ def _predict(job: PredictJob) -> Prediction:
             *_missing(machine),
             *filter(None, (why_no_gemv(machine, how),)),
             *filter(None, (why_too_short(machine, request.setting),)),
-            *filter(None, (why_slower(found.cells, machine.tdp_w),)),
+            *filter(None, (why_longer(found.cells, machine.tdp_w),)),
         ],
     )
 

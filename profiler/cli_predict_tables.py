@@ -168,13 +168,19 @@ def _cells_table(prediction: Prediction, model: str) -> Table:
             f"{1e3 * cell.hop_s:.3g} [{1e3 * low:.3g}, {1e3 * high:.3g}]",
             f"{cell.tps:,.0f}",
             query,
-            "–" if cell.power_w is None else f"{cell.power_w:.0f}",
+            _power_words(cell),
             f"{cell.time_ratio:.3g} [{cell.time_ratio_ci95[0]:.3g}, {cell.time_ratio_ci95[1]:.3g}]",
             cell.verdict_time.replace("_", " "),
             cell.verdict_energy.replace("_", " "),
             _memory_words(cell),
         )
     return table
+
+
+def _power_words(cell: PredictedCell) -> str:
+    if cell.power_w is None:
+        return "–"
+    return f"{cell.power_w:.0f}" + (" (capped)" if cell.held_down_share > 0 else "")
 
 
 def _memory_words(cell: PredictedCell) -> str:

@@ -2,12 +2,11 @@
 
 import pytest
 from prediction_world import A100, ENERGY, H200, HOST, MODEL, PASS_BYTES, TRUTH, fits, fitted, machine
-from test_predict import SETTING, predicted
+from test_predict import SETTING
 
 from analysis.fit_file import KernelFit
 from analysis.fit_time import TIME_PARAMETERS
 from analysis.model_shape import HopEngine
-from analysis.predict import why_slower
 from analysis.predict_hop import HopSetting, hop_energy_of, hop_time_of, linears_time
 from analysis.predict_machine import transferred
 
@@ -71,20 +70,3 @@ def test_a_decoded_weight_that_stays_in_the_cache_spends_the_joules_of_the_cache
         assert less is not None and more is not None
         wanted = spared * (ENERGY["j_per_byte"] - 1e-11)
         assert float(more.at(8)) - float(less.at(8)) == pytest.approx(wanted, abs=1e-12)
-
-
-def test_hops_that_draw_more_than_the_card_may_are_said() -> None:
-    cells = predicted("fused_nf4").cells
-    powers = [cell.power_w for cell in cells]
-    assert all(
-        power_w == pytest.approx(c.energy_j_per_token * c.tps)
-        for power_w, c in zip(powers, cells, strict=True)
-    )
-    most = max(powers)
-    assert why_slower(cells, most + 1) is None and why_slower(cells, None) is None
-    sentence = why_slower(cells, most - 1)
-    cell = cells[powers.index(most)]
-    assert sentence is not None and sentence.startswith(f"1 of {len(cells)} hops would draw more than")
-    assert f"made-up {cell.kernel} at B = {cell.batch_size}, {most:.0f} W" in sentence
-    without = [cell.model_copy(update={"energy_j_per_token": None}) for cell in cells]
-    assert without[0].power_w is None and why_slower(without, 1.0) is None
