@@ -20,6 +20,8 @@ from benchmarks.query_energy_tables import has_energy
 
 _COLUMNS = ("cells", "median of \\|error\\|", "90th percentile", "inside the 95 % interval")
 _NAMES = {"hop_s": "hop time", "energy_j_per_token": "energy per token"}
+_BRIEF = "median and 90th percentile of the absolute error"
+_CARDS = {True: "yes", False: "no", None: "not known"}
 _SURE = 0.95
 _LEAST_SIZES = 2
 _STAMP = "%Y-%m-%d %H:%M:%S"
@@ -36,7 +38,7 @@ class _Checked:
 def prediction_summary(
     predictions: Sequence[tuple[Path, Prediction]], history: Sequence[HeldOut], chains: Chains
 ) -> str:
-    """Errors of every stored prediction that was checked, newest first, and when it was made and measured.
+    """Errors of every stored prediction that was checked, a row each, newest first.
 
     Args:
         predictions: stored predictions with their files.
@@ -47,15 +49,28 @@ def prediction_summary(
         NotPublished: no prediction, or none that was checked.
         ValueError: a check names a prediction or a run that is not among those given, or a run that is not later.
     """
-    return "\n\n".join(
-        f"{_error_table(one.held_out)}\n\n{_stamps(one)}" for one in _checked(predictions, history, chains)
-    )
+    checked = _checked(predictions, history, chains)
+    quantities = [q for q in _NAMES if any(entry.quantity == q for one in checked for entry in one.held_out)]
+    heads = [f"{_NAMES[quantity]}: cells, {_BRIEF}" for quantity in quantities]
+    rows = {
+        f"`{one.path.name}`, {one.prediction.created_utc:{_STAMP}}": [
+            f"{min(entry.measured_utc for entry in one.held_out):{_STAMP}}",
+            _CARDS[_is_same_card(one)],
+            *(_brief(one.held_out, quantity) for quantity in quantities),
+        ]
+        for one in checked
+    }
+    shown = table("prediction, stored at (UTC)", ["runs from", "card of the fits", *heads], rows)
+    machines = words(one.prediction.machine for one in checked)
+    engines = words(f"`{one.prediction.engine}`" for one in checked)
+    places = words(f"`{place_of(one.path.parent)}`" for one in checked)
+    return f"{shown}\n\n{machines}; engine {engines}, fits of micro-benchmarks; predictions in {places}."
 
 
 def prediction_page(
     predictions: Sequence[tuple[Path, Prediction]], history: Sequence[HeldOut], chains: Chains
 ) -> str:
-    """The same with the errors by kernel, and B* predicted and measured.
+    """Errors of every prediction that was checked by kernel, B* predicted and measured, what was predicted from what.
 
     Args and Raises: as ``prediction_summary``.
     """
@@ -178,9 +193,20 @@ def _sizes(sizes: Iterable[int]) -> str:
     return ", ".join(map(str, sizes))
 
 
-def _card(one: _Checked) -> str:
+def _brief(held_out: Sequence[HeldOut], quantity: str) -> str:
+    found = [summary for summary in summarise_errors(held_out) if summary.quantity == quantity]
+    return (
+        f"{found[0].cells}, {found[0].error_share_p50:.1%}, {found[0].error_share_p90:.1%}" if found else "–"
+    )
+
+
+def _is_same_card(one: _Checked) -> bool | None:
     """Whether the fits and the runs that check them were measured on one card."""
-    is_same = is_same_card(one.prediction, [record for _, record in one.chains])
+    return is_same_card(one.prediction, [record for _, record in one.chains])
+
+
+def _card(one: _Checked) -> str:
+    is_same = _is_same_card(one)
     return (
         "" if is_same is None else ", the card of the fits" if is_same else ", on another card than the fits"
     )

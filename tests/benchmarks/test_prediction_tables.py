@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from published_chain_runs import WHEN, cells, row, run, with_energy
+from published_chain_runs import WHEN, cells, heading, row, run, with_energy
 
 from analysis.predict_check import check_prediction
 from analysis.predict_file import PredictedCell, PredictedCrossing, PredictedMemory, Prediction
@@ -98,7 +98,7 @@ def page(made: Prediction, chains: Chains) -> str:
 def test_errors_and_both_time_stamps() -> None:
     chains = [*measured(5), run(9, [with_energy("fused_nf4", 1, 64.0, hop_ms=2.2)], **LONG)]
     made = prediction()
-    text = prediction_summary([(FILE, made)], history(made, chains), chains)
+    text = prediction_page([(FILE, made)], history(made, chains), chains)
     assert cells(text, "hop time") == ["5", "10.0%", "10.0%", "100%"]
     # 2 queries of 64 J and 128 tokens in all are 1 J per token, where 2 were predicted.
     assert cells(text, "energy per token") == ["1", "100.0%", "100.0%", "0%"]
@@ -107,7 +107,25 @@ def test_errors_and_both_time_stamps() -> None:
         "512 cached tokens, fits of NVIDIA H200, 2026-01-30, of this machine, not calibrated). Measured later by "
         "2 chain runs in `results/h200`, which started 2026-01-31 12:05:00 to 2026-01-31 12:09:00 UTC, on NVIDIA H200."
     ) in text
-    assert "B\\*" not in text and "by kernel" not in text
+
+
+def test_the_summary_has_a_row_for_each_prediction() -> None:
+    chains = [*measured(5), run(9, [with_energy("fused_nf4", 1, 64.0, hop_ms=2.2)], **LONG)]
+    made = prediction()
+    text = prediction_summary([(FILE, made)], history(made, chains), chains)
+    assert heading(text)[2:] == [
+        f"{name}: cells, median and 90th percentile of the absolute error"
+        for name in ("hop time", "energy per token")
+    ]
+    label = "`p.json`, 2026-01-31 12:00:00"
+    assert cells(text, label) == ["2026-01-31 12:05:00", "not known", "5, 10.0%, 10.0%", "1, 100.0%, 100.0%"]
+    ends = "NVIDIA H200; engine `fused`, fits of micro-benchmarks; predictions in `results/h200/predictions`."
+    assert text.endswith(ends)
+    same = prediction(fit_cards=["GPU-1"])
+    assert cells(prediction_summary([(FILE, same)], history(same, chains), chains), label)[1] == "yes"
+    # Without a run that measured energy there is no column of it.
+    times = prediction_summary([(FILE, made)], history(made, measured()), measured())
+    assert len(heading(times)) == 3
 
 
 def test_the_page_has_errors_by_kernel_too() -> None:
@@ -196,9 +214,11 @@ def test_of_several_predictions_each_has_its_own_errors() -> None:
     second = prediction(created_utc=WHEN + timedelta(seconds=30), cells=[cell("bf16", 1, 6.0)])
     made = [(FILE, first), (FILE.with_name("q.json"), second)]
     text = prediction_summary(made, [*history(first, chains), *history(second, chains)], chains)
-    shares = [line.split("|")[2:4] for line in text.splitlines() if line.startswith("| hop time")]
-    assert shares == [[" 1 ", " 20.0% "], [" 4 ", " 10.0% "]], "the newest first"
-    assert "12:00:30 UTC (`results/h200/predictions/q.json`" in text
+    shares = [(line.split("|")[1].strip(), line.split("|")[4].strip()) for line in text.splitlines()[2:4]]
+    assert shares == [
+        ("`q.json`, 2026-01-31 12:00:30", "1, 20.0%, 20.0%"),
+        ("`p.json`, 2026-01-31 12:00:00", "4, 10.0%, 10.0%"),
+    ], "the newest first"
 
 
 def test_a_history_that_names_what_is_not_there_is_refused() -> None:
