@@ -15,7 +15,7 @@ import numpy as np
 from analysis.hop_cost import Cost, Line, above_zero_intervals
 
 HELD_SHARE = 0.985
-"""Share of the cap at which an H200 was seen to be held, 688 to 692 W of 700 in six energy windows."""
+"""Share of the cap at which an H200 was seen to be held, 688 to 692 W of 700 in nine energy windows."""
 POWER_OF_CLOCKS = 2.0
 """k: 1.6 to 2.5 by three calls at full clocks and under the cap (docs/predict.md)."""
 _KNOTS = 24

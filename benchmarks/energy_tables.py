@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.markdown import table
+from benchmarks.markdown import number, table
 from benchmarks.published import source_line
 from profiler.record import EnergyRow, load_record
 
@@ -36,10 +36,10 @@ def meter_table(path: Path) -> str:
     lines = {
         row.load: [
             f"{row.windows} × {row.duration_s / row.windows:.1f} s",
-            _number(row.power_w, ".1f"),
+            number(row.power_w, ".1f"),
             _percent(None if row.polled_over_counter is None else row.polled_over_counter - 1, signed=True),
             _percent(row.repeat_spread_share),
-            _number(row.hli_over_counter, ".2f"),
+            number(row.hli_over_counter, ".2f"),
         ]
         for row in _rows(path)
     }
@@ -66,10 +66,6 @@ def _joules(row: EnergyRow | None, bf16: EnergyRow | None) -> str:
     if row.load != "bf16" and bf16 is not None and bf16.energy_j_per_unit:
         text += f" ({row.energy_j_per_unit / bf16.energy_j_per_unit:.2f})"
     return text
-
-
-def _number(value: float | None, spec: str) -> str:
-    return "–" if value is None else format(value, spec)
 
 
 def _percent(value: float | None, *, signed: bool = False) -> str:

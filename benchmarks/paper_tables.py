@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.chain_cells import Cell, cells_of, latest, sources_line, words
-from benchmarks.markdown import table
+from benchmarks.markdown import ends, number, table
 from benchmarks.published import Chains, NotPublished
 
 _COLUMNS = (
@@ -52,20 +52,12 @@ def _row(cell: Cell) -> list[str]:
     paper, row = _figures(cell) or {}, cell.row
     hli, counter = paper.get("hli_j_per_query"), paper.get("counter_j_per_query")
     return [
-        _number(row.hop_ms_p50, "{:.1f}") + _ends(row.hop_ms_p50_ci95, "{:.1f}"),
-        _number(paper.get("tps"), "{:.1f}"),
-        _number(paper.get("cor_tps"), "{:.2f}"),
-        _number(hli, "{:,.0f}"),
-        _number(counter, "{:,.0f}") + _ends(row.energy_j_per_query_ci95 if counter else None, "{:,.0f}"),
-        _number(hli / counter if hli and counter else None, "{:.1f}"),
-        _number(paper.get("s_si_hli"), "{:.2f}"),
-        _number(paper.get("s_si_counter"), "{:.2f}"),
+        number(row.hop_ms_p50, ".1f") + ends(row.hop_ms_p50_ci95, ".1f"),
+        number(paper.get("tps"), ".1f"),
+        number(paper.get("cor_tps"), ".2f"),
+        number(hli, ",.0f"),
+        number(counter, ",.0f") + ends(row.energy_j_per_query_ci95 if counter else None, ",.0f"),
+        number(hli / counter if hli and counter else None, ".1f"),
+        number(paper.get("s_si_hli"), ".2f"),
+        number(paper.get("s_si_counter"), ".2f"),
     ]
-
-
-def _number(value: float | None, form: str) -> str:
-    return "–" if value is None else form.format(value)
-
-
-def _ends(ends: tuple[float, float] | None, form: str) -> str:
-    return "" if ends is None else f" [{form.format(ends[0])}, {form.format(ends[1])}]"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from analysis.fit_energy import IDLE, WAIT
 from analysis.fit_input import energy_rows
-from analysis.power_cap import HELD_SHARE
+from analysis.power_cap import held_w
 from benchmarks.chain_cells import words
 from benchmarks.markdown import table
 from benchmarks.published import Chains, NotPublished, place_of
@@ -56,7 +56,7 @@ def power_cap_table(runs: Chains) -> str:
     rows = {}
     for load in sorted(free.keys() & held.keys(), key=lambda load: (load[1], load[0])):
         fast, slow = free[load], held[load]
-        if abs(slow.power_w / (HELD_SHARE * cap_w) - 1) > _NEAR or fast.power_w <= slow.power_w:
+        if abs(slow.power_w / held_w(cap_w) - 1) > _NEAR or fast.power_w <= slow.power_w:
             continue
         stretch = slow.call_s / fast.call_s
         k = math.log((fast.power_w - idle_w) / (slow.power_w - idle_w)) / math.log(stretch)

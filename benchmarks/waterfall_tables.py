@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.chain_cells import NATIVE, Cell, cells_of, latest, prompts_and_hops, sources_line
-from benchmarks.markdown import table
+from benchmarks.markdown import ends, number, table
 from benchmarks.published import Chains, NotPublished
 
 _PARTS = ("reference", "saving", "exposed_cast", "other", "host", "variant")
@@ -60,7 +60,7 @@ def _row(cell: Cell) -> list[str]:
 
 
 def _part(figures: Mapping[str, Any], name: str) -> str:
-    value, ends = figures[f"{name}_ms"], figures.get(f"{name}_ms_ci95")
-    if not value and not any(ends or ()):
+    value, interval = figures[f"{name}_ms"], figures.get(f"{name}_ms_ci95")
+    if not value and not any(interval or ()):
         return "–"
-    return f"{value:.2f}" + (f" [{ends[0]:.2f}, {ends[1]:.2f}]" if ends else "")
+    return number(value, ".2f") + ends(interval, ".2f")

@@ -115,6 +115,9 @@ def _blocks(falls: list[Fall], baseline: str, model: str, machine: str) -> list[
         tuple(_panel(fall, baseline) for fall in shown),
     )
     blocks: list[Block] = [figure]
+    runs = len({fall.run_id for fall in falls})
+    if runs > 1:
+        blocks.append(Words(f"From {runs} runs: of each kernel and batch size the newest."))
     if len(shown) < len(falls):
         blocks.append(Words(f"{len(shown)} of {len(falls)} are drawn; the table has all of them."))
     blocks.append(_table(falls, baseline))

@@ -110,6 +110,10 @@ def test_each_kernel_and_batch_has_its_newest_waterfall() -> None:
     assert [panel.title for panel in figure.panels] == [
         "fused_nf4, B = 1", "fused_int8, B = 1", "fused_nf4, B = 8", "fused_nf4, B = 64"
     ]  # fmt: skip
+    assert any(
+        getattr(b, "text", "") == "From 2 runs: of each kernel and batch size the newest."
+        for b in found.blocks
+    )
     ends = [panel.items[-1].y[0] for panel in figure.panels]
     assert ends == [5.0, 5.0, pytest.approx(5 + 8 / 64 - 2 + 8 / 40), pytest.approx(6 - 2 + 64 / 40)]
 
