@@ -5,8 +5,9 @@
 Reference, null and variant are whole hops that ran the same tokens. What null and reference differ by outside the
 linear layers (``other``) is taken out of the saving. The linear layers' own times, measured apart, say whether the
 parts hold: they must explain the variant's hop within ``TOLERANCE``. Of captured hops these are times of the linears
-alone in a graph of their own, and all else of the hop is ``other``; of hops that were not captured, times by ranges, in
-a pass that shows what lies between the ranges as well.
+alone in a graph of their own, and all else of the hop is ``other``: with the cast that the linears alone show instead of
+the exposed one, the parts must still add up. Of hops that were not captured they are times by ranges, in a pass that
+shows what lies between the ranges as well.
 
 A hop that the host launches kernel by kernel takes longer than its kernels. Saving, exposed cast and other are then the
 device's, and ``host`` is by how much more the variant's device waits for the host: launching a cast costs host time,
@@ -46,9 +47,9 @@ class ChainWaterfall:
         parts: the times, s.
         intervals: 95 % bootstrap intervals by part, s; empty with fewer than two hops.
         hops: replayed hops that all three kernels share.
-        gap_share: (reference + change of the linear layers) / variant - 1, with the change of other where ranges show
-            it; where the device waits for the host, how far its time exceeds the variant's hop over that hop, or 0;
-            None where the linear layers were not timed.
+        gap_share: (reference + change of the linear layers + other) / variant - 1, other being that of the null kernel
+            in captured hops and the variant's own where ranges show it; where the device waits for the host, how far
+            its time exceeds the variant's hop over that hop, or 0; None where the linear layers were not timed.
     """
 
     parts: Waterfall
@@ -180,8 +181,9 @@ def _parts(whole: Floats, alone: Floats | None, device: Floats | None, has_host:
         }
     if alone is not None:
         linear, other = alone, whole - alone
-        # All of a hop but its linears is the same work with every kernel: the linears alone are to explain its change.
-        explained = reference + linear[2] - linear[0]
+        # What is not linears takes as long beside a kernel as beside its null kernel: the cast of the linears alone
+        # is to be the exposed one.
+        explained = reference + linear[2] - linear[0] + other[1] - other[0]
     else:
         linear, other = (device[0], device[1]) if device is not None else (nothing, nothing)
         explained = reference + sum((part[2] - part[0] for part in (linear, other)), nothing[0])
