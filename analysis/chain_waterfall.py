@@ -5,8 +5,8 @@
 Reference, null and variant are whole hops that ran the same tokens. What null and reference differ by outside the
 linear layers (``other``) is taken out of the saving. The linear layers' own times, measured apart, say whether the
 parts hold: they must explain the variant's hop within ``TOLERANCE``. Of captured hops these are times of the linears
-alone in a graph of their own, and all else of the hop is ``other``: with the cast that the linears alone show instead of
-the exposed one, the parts must still add up. Of hops that were not captured they are times by ranges, in a pass that
+alone in a graph of their own, and all else of the hop is ``other``: with the cast that the linears alone show instead
+of the exposed one, the parts must still add up. Of hops that were not captured they are times by ranges, in a pass that
 shows what lies between the ranges as well.
 
 A hop that the host launches kernel by kernel takes longer than its kernels. Saving, exposed cast and other are then the

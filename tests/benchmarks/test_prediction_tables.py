@@ -109,6 +109,22 @@ def test_errors_and_both_time_stamps() -> None:
     ) in text
 
 
+def test_a_prediction_that_holds_the_power_cap_is_shown_without_it_too() -> None:
+    label = "the same hop times, had the power cap held none of them down"
+    held = {("bf16", 64): 0.1, ("fused_nf4", 64): 0.25}
+    made = prediction(
+        cells=[
+            cell(*key, 1.1 * ms).model_copy(update={"held_down_share": held.get(key, 0.0)})
+            for key, ms in HOP_MS.items()
+        ]
+    )
+    text = page(made, measured())
+    # 1.1 / 1.25 and three times 1.1, of which one is over 1.1.
+    assert cells(text, "hop time") == ["4", "10.0%", "10.0%", "100%"]
+    assert cells(text, label) == ["4", "10.0%", "11.4%", "–"]
+    assert label not in page(prediction(), measured())
+
+
 def test_the_summary_has_a_row_for_each_prediction() -> None:
     chains = [*measured(5), run(9, [with_energy("fused_nf4", 1, 64.0, hop_ms=2.2)], **LONG)]
     made = prediction()
