@@ -1,10 +1,11 @@
 """Attention of one new token per sequence in one kernel: the cache is cut into pieces that are read at once.
 
-A program reads a piece of one key head, none beyond the sequence's last column. Where there are several pieces, the
-program of a key head that ends last adds them up, in the order of the pieces, so that the result does not depend on
-which one that was. With MAKES_HEADS a program begins at the merged q/k/v product and makes its queries, the new key and
-the new value; the one with the last column starts its sums with those two and writes them into the cache. No program
-reads a column that this launch writes, so that columns can be asked for before the product is there.
+A program reads a piece of one key head, none beyond the sequence's last column. Pieces take turns in blocks of columns,
+so that they have the same work however much of the cache is filled. Where there are several, the program of a key head
+that ends last adds them up, in the order of the pieces, so that the result does not depend on which one that was. With
+MAKES_HEADS a program begins at the merged q/k/v product and makes its queries, the new key and the new value; the one
+whose turn holds the last column starts its sums with those two and writes them into the cache. No program reads a
+column that this launch writes, so that columns can be asked for before the product is there.
 
 Traffic per layer: keys and values up to ``column``, once; with pieces, 2 * (head_dim + 2) fp32 for each and query head;
 the product, once per piece.
@@ -124,7 +125,6 @@ def attention_kernel(
     q_stride,
     max_len,
     kv_heads,
-    piece_blocks,
     scale_log2,
     epsilon,
     GROUP: tl.constexpr,
@@ -153,18 +153,14 @@ def attention_kernel(
     sequence = head // kv_heads
     kv_head = head % kv_heads
     last = tl.load(column_ptr + sequence).to(tl.int32)
-    first = piece * piece_blocks * BLOCK
-    last_piece = last // (piece_blocks * BLOCK)
-    if piece > last_piece:
+    last_block = last // BLOCK
+    if piece > last_block:
         return
     # The new column is not read where it is made.
     end = last if MAKES_HEADS else last + 1
     first_row = head.to(tl.int64) * max_len
-    columns = first + tl.arange(0, BLOCK)
-    if HAS_ONE_BLOCK:
-        key_low, key_high, values = _load_columns(
-            keys_ptr, values_ptr, first_row, columns, end, HALF, HALF_WIDTH
-        )
+    columns = piece * BLOCK + tl.arange(0, BLOCK)
+    key_low, key_high, values = _load_columns(keys_ptr, values_ptr, first_row, columns, end, HALF, HALF_WIDTH)
     rows = tl.arange(0, ROWS)
     is_row = rows < GROUP
     dims = tl.arange(0, 2 * HALF_WIDTH)
@@ -204,7 +200,7 @@ def attention_kernel(
             k_low, k_high = normalized(k_low, k_high, k_norm_low, k_norm_high, epsilon, HALF, DTYPE)
         q_low, q_high = turned(q_low, q_high, cos, sin, DTYPE)
         k_low, k_high = turned(k_low, k_high, cos, sin, DTYPE)
-        if piece == last_piece:
+        if piece == last_block % pieces:
             offsets = tl.arange(0, HALF_WIDTH)
             is_place = (rows == 0)[:, None] & (offsets < HALF)[None, :]
             place = (first_row + last) * (2 * HALF)
@@ -218,12 +214,11 @@ def attention_kernel(
     if not WIDENS:
         q_low, q_high = q_low.to(DTYPE), q_high.to(DTYPE)
 
-    if HAS_ONE_BLOCK:
-        top, total, summed = _step(
-            q_low, q_high, key_low, key_high, values, columns < end, top, total, summed, scale_log2, WIDENS
-        )
-    else:
-        for start in range(first, tl.minimum(first + piece_blocks * BLOCK, end), BLOCK):
+    top, total, summed = _step(
+        q_low, q_high, key_low, key_high, values, columns < end, top, total, summed, scale_log2, WIDENS
+    )
+    if not HAS_ONE_BLOCK:
+        for start in range((piece + pieces) * BLOCK, end, pieces * BLOCK):
             columns = start + tl.arange(0, BLOCK)
             key_low, key_high, values = _load_columns(
                 keys_ptr, values_ptr, first_row, columns, end, HALF, HALF_WIDTH
@@ -253,15 +248,16 @@ def attention_kernel(
         tl.store(sums_ptr + goal, summed, mask=is_goal)
         # The arrival of one thread speaks for the stores of all.
         tl.debug_barrier()
+        stored = tl.minimum(last_block + 1, pieces)
         arrived = tl.atomic_add(arrivals_ptr + head, 1, sem="acq_rel", scope="gpu")
-        if arrived == last_piece:
+        if arrived == stored - 1:
             _join(
                 sums_ptr,
                 tops_ptr,
                 totals_ptr,
                 out_ptr,
                 head,
-                last_piece + 1,
+                stored,
                 pieces,
                 GROUP,
                 HALF,

@@ -7,7 +7,7 @@ a GPU and reads dead columns too; ``docs/kernels.md`` has the times of both.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from functools import cache
 
 import torch
 import triton
@@ -17,30 +17,21 @@ from kernels.triton_impl.attention_kernel import attention_kernel
 from kernels.triton_impl.decode import IS_INTERPRETED
 from kernels.triton_impl.layer_ops import can_depend, launch_options
 
-# Two for each of the multiprocessors of an H200.
-_WANTED_PROGRAMS = 264
-_MOST_PIECES = 64
-_FEW_HEADS = 66
-_LONG_CACHE = 1024
+# By what was fastest on an H200 for 1 to 128 sequences of 8 key heads (docs/kernels.md): small programs, which find
+# room on a multiprocessor while a linear still runs there, and of which it holds four.
+_BLOCK, _NUM_WARPS, _PROGRAMS_EACH = 32, 2, 4
+_BLOCK_BUFFER_BYTES = 2**16
+"""Shared memory for blocks of columns on their way: three of 16-bit keys and values of 128, two of fp32."""
+_MULTIPROCESSORS = 132
+"""Of an H200, for devices that do not say."""
+_MOST_PIECES = 32
+"""The last program takes longer to add more of them up than they save."""
 # The interpreter keeps bf16 as bare 16-bit integers, and multiplies them as such.
 _WIDENS = bool(IS_INTERPRETED.value)
 _LEAST_ROWS, _LEAST_DEPTH = 16, 16
 """Rows of the smallest matrix instruction, and products that it adds up."""
 _JOINED_AT_ONCE = 8192
 """Partial sums that the last program holds in registers."""
-
-
-@dataclass(frozen=True)
-class Tiling:
-    """How a launch is cut, by what was fastest on an H200 (docs/kernels.md).
-
-    Attributes:
-        block: columns that are read in one go.
-        num_warps: of a program.
-    """
-
-    block: int = 64
-    num_warps: int = 4
 
 
 def split_attention(q: Tensor, keys: Tensor, values: Tensor, column: Tensor, arrivals: Tensor) -> Tensor:
@@ -149,10 +140,8 @@ def _attend(
         raise ValueError(
             f"arrivals is {arrivals.dtype} {list(arrivals.shape)}, the kernel counts in torch.int32 [{programs}]"
         )
-    tiling = tiling_of(programs, max_len)
-    blocks = triton.cdiv(max_len, tiling.block)
-    piece_blocks = triton.cdiv(blocks, pieces_of(programs, blocks))
-    pieces = triton.cdiv(blocks, piece_blocks)
+    blocks = triton.cdiv(max_len, _BLOCK)
+    pieces = pieces_of(programs, blocks, _multiprocessors(q.device))
     heads = programs * group
     out = q.new_empty((batch, kv_heads * group * head_dim))
     sums, tops, totals = out, out, out
@@ -181,7 +170,6 @@ def _attend(
         q.stride(0),
         max_len,
         kv_heads,
-        piece_blocks,
         # The softmax runs in powers of two: log2(e) goes into the scale.
         head_dim**-0.5 * math.log2(math.e),
         epsilon,
@@ -189,41 +177,41 @@ def _attend(
         ROWS=max(_LEAST_ROWS, group_rows),
         HALF=head_dim // 2,
         HALF_WIDTH=half_width,
-        BLOCK=tiling.block,
+        BLOCK=_BLOCK,
         PIECES=padded_pieces,
         TOGETHER=max(1, min(group_rows, _JOINED_AT_ONCE // (padded_pieces * 2 * half_width))),
         MAKES_HEADS=parts is not None,
         HAS_BIAS=bias is not None,
         HAS_NORM=head_norm is not None,
-        HAS_ONE_BLOCK=piece_blocks == 1,
+        HAS_ONE_BLOCK=pieces == blocks,
         IS_SETTLED=is_settled,
         WIDENS=_WIDENS,
         DEPENDENT=dependent,
-        num_warps=tiling.num_warps,
+        num_warps=_NUM_WARPS,
+        num_stages=_num_stages(2 * _BLOCK * head_dim * q.element_size()),
         **launch_options(dependent),
     )
     return out
 
 
-def tiling_of(programs: int, max_len: int) -> Tiling:
-    """How a launch is cut, by what was fastest on an H200 (docs/kernels.md).
-
-    Args:
-        programs: key heads of the batch.
-        max_len: columns of the cache.
-    """
-    if programs <= _FEW_HEADS:
-        return Tiling(block=128)
-    if programs <= _WANTED_PROGRAMS:
-        return Tiling(block=32, num_warps=2)
-    return Tiling(block=128 if max_len >= _LONG_CACHE else 64)
-
-
-def pieces_of(programs: int, blocks: int) -> int:
-    """Pieces of the cache: enough that every multiprocessor has work, no more than there are blocks or can be joined.
+def pieces_of(programs: int, blocks: int, multiprocessors: int) -> int:
+    """Pieces of the cache: as many as the GPU holds at once, no more than there are blocks or can be joined.
 
     Args:
         programs: key heads of the batch.
         blocks: blocks of columns in the cache.
+        multiprocessors: of the GPU.
     """
-    return max(1, min(blocks, _MOST_PIECES, math.ceil(_WANTED_PROGRAMS / programs)))
+    return max(1, min(blocks, _MOST_PIECES, _PROGRAMS_EACH * multiprocessors // programs))
+
+
+def _num_stages(block_bytes: int) -> int:
+    """Blocks on their way and the one that is computed with, as Triton counts them."""
+    return 1 + max(1, min(3, _BLOCK_BUFFER_BYTES // block_bytes))
+
+
+@cache
+def _multiprocessors(device: torch.device) -> int:
+    if device.type != "cuda":
+        return _MULTIPROCESSORS
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)

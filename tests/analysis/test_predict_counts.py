@@ -255,8 +255,8 @@ def test_attention_on_a_gpu_launches_the_kernels_that_are_counted() -> None:
     cache = (bf16(2, 4, 256, 32), bf16(2, 4, 256, 32))
     with mock.patch.object(split, "attention_kernel", Launch()):
         split.split_attention(bf16(2, 4, 2, 32), *cache, whole(2), torch.zeros(8, dtype=torch.int32))
-    # Eight key heads, and columns enough for two pieces of each.
-    assert launched == [(8, 2)]
+    # Eight key heads, and columns enough for eight pieces of each.
+    assert launched == [(8, 8)]
     for engine in (HopEngine.GRAPH, HopEngine.COMPILE):
         assert KERNELS[engine].attention == len(launched)
 

@@ -1,12 +1,15 @@
 """Split attention against torch's, in the interpreter without a GPU: odd groups, ragged columns, dead pieces."""
 
+from typing import Any
+
 import pytest
 import torch
 
 pytest.importorskip("triton")
 
 from kernels.triton_impl import split_attention as module
-from kernels.triton_impl.split_attention import Tiling, pieces_of, split_attention
+from kernels.triton_impl.attention_kernel import attention_kernel
+from kernels.triton_impl.split_attention import pieces_of, split_attention
 from reasoning.engine.attention import hop_attention
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -63,29 +66,70 @@ def test_the_same_as_attention_over_the_columns_that_are_reached(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize(("wanted", "block"), [(1, 64), (12, 64), (24, 16), (1, 32)])
+@pytest.mark.parametrize(("pieces", "block"), [(1, 64), (2, 64), (4, 16), (1, 32), (6, 32)])
 def test_the_same_however_it_is_cut(
-    dtype: torch.dtype, wanted: int, block: int, monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype, pieces: int, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_WANTED_PROGRAMS", wanted)
-    monkeypatch.setattr(module, "tiling_of", lambda programs, max_len: Tiling(block))
+    monkeypatch.setattr(module, "pieces_of", lambda *sizes: pieces)
+    monkeypatch.setattr(module, "_BLOCK", block)
     q, keys, values = (torch.randn(3, 2, n, 32).to(DEVICE, dtype) for n in (3, 192, 192))
     column, arrivals = torch.tensor([0, 191, 70], device=DEVICE), counters(q)
-    if wanted == 1:
+    if pieces == 1:
         # One piece needs neither a second pass nor anybody to count.
         arrivals.fill_(7)
     found, expected = split_attention(q, keys, values, column, arrivals), reference(q, keys, values, column)
     assert torch.linalg.vector_norm(found.double() - expected) < BOUND[dtype] * torch.linalg.vector_norm(
         expected
     )
-    assert bool((arrivals == (7 if wanted == 1 else 0)).all())
+    assert bool((arrivals == (7 if pieces == 1 else 0)).all())
+
+
+@pytest.mark.parametrize("last", [0, 31, 32, 100, 191, 383])
+def test_pieces_have_the_same_work_however_much_of_the_cache_is_filled(
+    last: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block, pieces = 32, 3
+    launched = {}
+
+    class Launch:
+        def __getitem__(self, grid: tuple[int, int]) -> Any:
+            def call(*arguments: Any, **options: Any) -> None:
+                launched.update(zip(attention_kernel.arg_names, arguments, strict=False), grid=grid)
+                launched["totals_ptr"].zero_()
+                attention_kernel[grid](*arguments, **options)
+
+            return call
+
+    monkeypatch.setattr(module, "attention_kernel", Launch())
+    monkeypatch.setattr(module, "pieces_of", lambda *sizes: pieces)
+    monkeypatch.setattr(module, "_BLOCK", block)
+    q = torch.zeros(1, 1, 1, 16, device=DEVICE)
+    keys, values = torch.randn(2, 1, 1, 12 * block, 16, device=DEVICE).unbind(0)
+    split_attention(q, keys, values, torch.tensor([last], device=DEVICE), counters(q))
+    assert launched["grid"] == (1, pieces)
+    # Scores are 0, so a piece's weights add up to its columns.
+    columns = launched["totals_ptr"].flatten().tolist()
+    assert sum(columns) == last + 1
+    assert max(columns) - min(columns) <= block
 
 
 def test_pieces_fill_the_gpu_and_can_be_joined() -> None:
-    assert pieces_of(8, 10) == 10
-    assert pieces_of(8, 100) == 33
-    assert pieces_of(1, 10_000) == 64
-    assert pieces_of(64 * 8, 10) == 1
+    assert pieces_of(8, 10, 132) == 10
+    assert pieces_of(8, 100, 132) == 32
+    assert pieces_of(8 * 8, 100, 132) == 8
+    assert pieces_of(8 * 8, 100, 64) == 4
+    # One more each, and some would begin when others have ended.
+    assert pieces_of(24 * 8, 100, 132) == 2
+    assert pieces_of(64 * 8, 10, 132) == pieces_of(128 * 8, 10, 132) == 1
+
+
+def test_blocks_on_their_way_fit_the_shared_memory() -> None:
+    assert [module._num_stages(2 * 32 * width * size) for width, size in ((64, 2), (128, 2), (256, 2))] == [
+        4,
+        4,
+        3,
+    ]
+    assert [module._num_stages(2 * 32 * width * 4) for width in (64, 128, 256, 512)] == [4, 3, 2, 2]
 
 
 def test_the_cache_may_be_a_layer_of_a_larger_one_but_not_transposed() -> None:
