@@ -14,8 +14,9 @@ from benchmarks.machine import Target
 from benchmarks.plan import Shape, SweepPlan
 from benchmarks.rows import Context, unmeasured_row
 from benchmarks.stock import DTYPE, make_stocks
-from benchmarks.variants import Variant
+from benchmarks.variants import KernelVariant, Variant
 from benchmarks.weights import random_x
+from kernels.compile_ahead import compile_ahead
 from kernels.ranges import NO_RANGES, RangeHook
 from profiler.nvtx import open_range, ranges_on
 from profiler.record import KernelSample, SweepRow
@@ -134,6 +135,16 @@ def _run_shape(job: _Job, index: int, shape: Shape, read_gb_s: float) -> None:
             reasons[variant.name] = reason
             told = outcome.warnings if variant.is_peer else outcome.failures
             told.append(f"{variant.name} {shape}: {reason}")
+    job.on_progress(done, f"{shape}: compiling")
+    compile_ahead(
+        (variant.kernel, stocks.by_key[variant.weight_key].weight, m)
+        for variant in job.runnable
+        if isinstance(variant, KernelVariant)
+        and variant.implementation == "cuda"
+        and variant.weight_key in stocks.by_key
+        for m in plan.ms
+        if keys[m] not in job.earlier
+    )
     for number, m in enumerate(plan.ms):
         key = keys[m]
         if key in job.earlier:

@@ -7,19 +7,16 @@ Weights are random bytes, since the time does not depend on what they decode to.
 from __future__ import annotations
 
 import math
-import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from kernels.cuda_impl import support
-from kernels.cuda_impl.build import BuildError, machine_code, source
+from kernels.cuda_impl.build import BuildError, compile_ahead, source
 from kernels.cuda_impl.candidates import BUCKETS, bucket_of, candidates, group_tile_choices
 from kernels.cuda_impl.config import Choice, Weight
 from kernels.cuda_impl.driver import CudaError
@@ -134,7 +131,9 @@ def _fastest(
     codes = codes_for(job.fmt, _DTYPE)
     weight = Weight(job.fmt, codes, group_tiles, 0 if codes is Codes.BYTES else _GROUP, _DTYPE, False)
     tried = {m: candidates(weight, job.n, job.k, m, sm_count) for m in buckets}
-    _compile([config for configs in tried.values() for config in configs], weight)
+    # What does not compile fails again when it is timed; Triton keeps its own.
+    ours = [config for found in tried.values() for config in found if not isinstance(config, GemvConfig)]
+    compile_ahead((source(config, weight), config.kind) for config in ours)
     copies = _random_layouts(job, weight, device)
     x = torch.randn(max(buckets, default=1), job.k, device=device, dtype=_DTYPE)
     fastest = {}
@@ -144,19 +143,6 @@ def _fastest(
         if math.isinf(fastest[m][0]):
             raise ValueError(f"none of {len(configs)} configurations of {job.key} runs at m={m}")
     return fastest
-
-
-def _compile(configs: Sequence[Choice], weight: Weight) -> None:
-    """Fill the cache of machine code on all cores; what does not compile fails again when it is timed."""
-
-    def one(config: Choice) -> None:
-        if isinstance(config, GemvConfig):
-            return  # Triton keeps its own
-        with suppress(BuildError):
-            machine_code(source(config, weight), config.kind)
-
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        list(pool.map(one, configs))
 
 
 def _random_layouts(job: _Job, weight: Weight, device: torch.device) -> list[Layout]:

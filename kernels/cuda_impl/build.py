@@ -6,6 +6,9 @@ import hashlib
 import os
 import tempfile
 import threading
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -96,6 +99,21 @@ def machine_code(text: str, name: str) -> Path:
             file.write(code)
         os.replace(file.name, path)
     return path
+
+
+def compile_ahead(texts: Iterable[tuple[str, str]]) -> None:
+    """Fill the cache of machine code on all cores; what does not compile says so where it is used.
+
+    Args:
+        texts: source and name of each kernel, as ``machine_code`` takes them.
+    """
+
+    def one(text: tuple[str, str]) -> None:
+        with suppress(BuildError):
+            machine_code(*text)
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        list(pool.map(one, dict.fromkeys(texts)))
 
 
 def cache_folder() -> Path:

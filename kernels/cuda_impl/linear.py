@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.cuda_impl import driver
-from kernels.cuda_impl.build import Function, loaded
+from kernels.cuda_impl.build import Function, loaded, source
 from kernels.cuda_impl.config import Choice, Config, NarrowConfig, Weight, WideConfig, describe
 from kernels.cuda_impl.layout import Codes, Layout, make_layout
 from kernels.cuda_impl.select import Tuned, tuned_for
@@ -70,12 +70,30 @@ def describe_linear(w: QuantWeight, m: int | None, dtype: torch.dtype | None) ->
         return _DECODE_ONCE
     dtype = dtype or torch.bfloat16
     tuned = _tuned(w, dtype)
-    config = tuned.config(m)
-    if isinstance(config, GemvConfig) and not w.k % _GEMV_COLUMNS:
+    config = _config(tuned, m, w.k, is_unaligned=_is_unaligned(w.k))
+    if isinstance(config, GemvConfig):
         return f"triton {config.kind} {config}"
-    if isinstance(config, GemvConfig) or (isinstance(config, WideConfig) and w.k % 8):
-        config = unaligned_config(m)
     return f"{describe(config)} group_tiles={tuned.group_tiles}"
+
+
+def sources(w: QuantWeight, m: int, dtype: torch.dtype, *, is_null: bool) -> list[tuple[str, str]]:
+    """Source and name of the kernels that a call with m rows of x, adjacent to each other, is going to build.
+
+    Args:
+        w: weight of logical shape [n, k] on a GPU.
+        m: rows of x.
+        dtype: dtype of x.
+        is_null: whether the null twin runs, which is built beside the kernel that it stands for.
+    """
+    if m > MOST_FUSED_M and not is_null:
+        return []
+    tuned, is_unaligned = _tuned(w, dtype), _is_unaligned(w.k)
+    config = _config(tuned, m, w.k, is_unaligned=is_unaligned)
+    if isinstance(config, GemvConfig):
+        return []  # Triton's
+    twins = (False, True) if is_null else (False,)
+    specs = [_spec(w, dtype, tuned, is_null=null) for null in twins]
+    return [(source(config, spec, x_unaligned=is_unaligned), config.kind) for spec in specs]
 
 
 def codes_for(fmt: Format, dtype: torch.dtype) -> Codes:
@@ -195,17 +213,36 @@ class Prepared:
         unaligned = bool((x.data_ptr() | 2 * x.stride(0)) & 15)
         launch = self.launches.get((m, unaligned))
         if launch is None:
-            launch = self.launches[m, unaligned] = self._launch(self.tuned.config(m), m, unaligned)
+            launch = self.launches[m, unaligned] = self._launch(m, unaligned)
         return launch.run(x)
 
-    def _launch(self, config: Choice, m: int, unaligned: bool) -> _Launch | _Gemv:
+    def _launch(self, m: int, unaligned: bool) -> _Launch | _Gemv:
+        config = _config(self.tuned, m, self.k, is_unaligned=unaligned)
         if isinstance(config, GemvConfig):
-            if self.source is not None and not self.k % _GEMV_COLUMNS:
-                return _Gemv(self.source, config, self.weight.is_null)
-            config = unaligned_config(m)
-        elif unaligned and isinstance(config, WideConfig):
-            config = unaligned_config(m)
+            if self.source is None:
+                raise RuntimeError(f"{config} reads codes of one byte, the format is {self.weight.fmt.name}")
+            return _Gemv(self.source, config, self.weight.is_null)
         return _Launch(self, config, m, unaligned)
+
+
+def _config(tuned: Tuned, m: int, k: int, *, is_unaligned: bool) -> Choice:
+    """The configuration for m rows of x, which the tensor copy engine may be unable to read."""
+    config = tuned.config(m)
+    no_gemv = isinstance(config, GemvConfig) and k % _GEMV_COLUMNS
+    if no_gemv or (is_unaligned and isinstance(config, WideConfig)):
+        return unaligned_config(m)
+    return config
+
+
+def _is_unaligned(k: int) -> bool:
+    """Whether rows of x that are k values long begin elsewhere than at multiples of 16 bytes."""
+    return bool(k % 8)
+
+
+def _spec(w: QuantWeight, dtype: torch.dtype, tuned: Tuned, *, is_null: bool) -> Weight:
+    codes = codes_for(w.format, dtype)
+    group = 0 if codes is Codes.BYTES else w.group_size
+    return Weight(w.format, codes, tuned.group_tiles, group, dtype, is_null)
 
 
 def _prepared(w: QuantWeight, dtype: torch.dtype, *, is_null: bool) -> Prepared:
@@ -219,14 +256,13 @@ def _prepared(w: QuantWeight, dtype: torch.dtype, *, is_null: bool) -> Prepared:
 def _make(
     w: QuantWeight, dtype: torch.dtype, is_null: bool, others: dict[tuple[torch.dtype, bool], Prepared]
 ) -> Prepared:
-    codes, tuned = codes_for(w.format, dtype), _tuned(w, dtype)
-    spec = Weight(
-        w.format, codes, tuned.group_tiles, 0 if codes is Codes.BYTES else w.group_size, dtype, is_null
-    )
-    source = ByteCodes(w.packed, w.group_scales()) if codes is Codes.BYTES else None
+    tuned = _tuned(w, dtype)
+    spec = _spec(w, dtype, tuned, is_null=is_null)
+    codes = spec.codes
+    stored = ByteCodes(w.packed, w.group_scales()) if codes is Codes.BYTES else None
     for other in others.values():
         if other.weight.codes is codes and other.layout.group_tiles == tuned.group_tiles:
-            return Prepared(spec, other.layout, tuned, w.n, w.k, source)
+            return Prepared(spec, other.layout, tuned, w.n, w.k, stored)
     if torch.cuda.is_current_stream_capturing():
         raise RuntimeError(
             f"the first call with a weight of shape {list(w.shape)} rearranges it, so it must come before the capture "
@@ -235,7 +271,7 @@ def _make(
     layout = make_layout(w, codes, tuned.group_tiles)
     # The kernels copy weights before they wait for earlier kernels of the stream.
     torch.cuda.synchronize(w.device)
-    return Prepared(spec, layout, tuned, w.n, w.k, source)
+    return Prepared(spec, layout, tuned, w.n, w.k, stored)
 
 
 def _tuned(w: QuantWeight, dtype: torch.dtype) -> Tuned:

@@ -9,6 +9,7 @@ from enum import Enum
 import torch
 from torch import Tensor
 
+from kernels.compile_ahead import compile_ahead
 from kernels.ranges import NO_RANGES, RangeHook
 from kernels.registry import Kernel
 from kernels.torch_compile import can_compile
@@ -207,6 +208,14 @@ class Session:
             self._step(NO_RANGES)
             self._logits = None
             return
+        compile_ahead(
+            (
+                (self.kernel, weight, count)
+                for linear in self.decoder.linears
+                for weight in linear.weights(self.kernel)
+            ),
+            dtype=self.decoder.dtype,
+        )
         side = torch.cuda.Stream(self.decoder.device)
         side.wait_stream(torch.cuda.current_stream(self.decoder.device))
         with torch.cuda.stream(side):
