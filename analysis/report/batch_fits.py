@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from analysis.crossing import CrossingEstimate
 from analysis.fit_crossing import energy_crossing, fitted_time, linear_energy, time_crossing
@@ -30,6 +30,7 @@ def fitted_blocks(fits: FitsFile, catalogue: Catalogue) -> list[Block]:
     if BASELINE not in fits.kernels or not variants:
         return [Words(f"The fits of {fits.machine} lack {BASELINE} or a variant, so they give no B*.", True)]
     found = {k: time_crossing(fits, k, spec.layers, b_max=catalogue.b_max) for k in variants}
+    joules = {k: energy_crossing(fits, k, spec.layers, b_max=catalogue.b_max) for k in variants}
     formats = [f for f in dict.fromkeys(split_name(k)[1] for k in variants) if f"fused_{f}" in found]
     blocks: list[Block] = []
     if formats:
@@ -45,17 +46,15 @@ def fitted_blocks(fits: FitsFile, catalogue: Catalogue) -> list[Block]:
                 columns=2,
             )
         )
-        blocks += _joule_figure(fits, spec, formats, catalogue.b_max)
-    blocks.append(_fit_table(fits, spec, found, catalogue.b_max))
+        blocks += _joule_figure(fits, spec, {f: joules[f"fused_{f}"] for f in formats}, catalogue.b_max)
+    blocks.append(_fit_table(fits, spec, found, joules))
     return blocks
 
 
-def _joule_figure(fits: FitsFile, spec: ModelRow, formats: list[str], b_max: int) -> list[Block]:
-    found = {}
-    for fmt in formats:
-        star = energy_crossing(fits, f"fused_{fmt}", spec.layers, b_max=b_max)
-        if star is not None:
-            found[fmt] = star
+def _joule_figure(
+    fits: FitsFile, spec: ModelRow, joules: Mapping[str, CrossingEstimate | None], b_max: int
+) -> list[Block]:
+    found = {fmt: star for fmt, star in joules.items() if star is not None}
     if not found:
         return []
     return [
@@ -134,10 +133,15 @@ def _panel(
     )
 
 
-def _fit_table(fits: FitsFile, spec: ModelRow, found: dict[str, CrossingEstimate], b_max: int) -> Table:
+def _fit_table(
+    fits: FitsFile,
+    spec: ModelRow,
+    found: Mapping[str, CrossingEstimate],
+    joules: Mapping[str, CrossingEstimate | None],
+) -> Table:
     rows = []
     for kernel, time in found.items():
-        joules = energy_crossing(fits, kernel, spec.layers, b_max=b_max)
+        energy = joules[kernel]
         printed = printed_b_star(fits, kernel, spec.layers)
         rows.append(
             (
@@ -145,7 +149,7 @@ def _fit_table(fits: FitsFile, spec: ModelRow, found: dict[str, CrossingEstimate
                 time.sentence,
                 "–" if time.b_star is None else str(time.b_star),
                 percent(time.confidence, 0),
-                "not measured" if joules is None else joules.sentence,
+                "not measured" if energy is None else energy.sentence,
                 "–" if printed is None else str(printed),
             )
         )

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from analysis import si_draws
 from analysis.si_draws import VariantSamples, draw_index
 from analysis.stats import paired_ratio
 from profiler.record import VariantResult
@@ -45,3 +46,18 @@ def test_few_windows_leave_the_index_as_uncertain_as_their_ratio_is() -> None:
 
 def test_a_single_window_has_no_noise_and_is_named() -> None:
     assert np.ptp(drawn((5.0,), (10.0,))) == 0
+
+
+def test_many_hops_are_as_uncertain_as_their_bootstrap(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(5)
+    # Hops that a host holds up now and then, of batches of which sequences end.
+    seconds = random.lognormal(0, 0.6, 3000)
+    hops = [(int(tokens), float(s)) for tokens, s in zip(random.integers(1, 65, 3000), seconds, strict=True)]
+    normal = si_draws._around_one(hops, 1)
+    monkeypatch.setattr(si_draws, "_MANY", len(hops) + 1)
+    drawn_hops = si_draws._around_one(hops, 2)
+    assert normal is not None and drawn_hops is not None
+    assert normal.shape == drawn_hops.shape == (si_draws.DRAWS,)
+    # 400 draws know a spread to 3.5 %.
+    assert normal.std() == pytest.approx(drawn_hops.std(), rel=0.15)
+    assert float(normal.mean()) == pytest.approx(1, abs=4 * float(normal.std()) / 20)
