@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from kernels.cuda_impl.build import cache_folder
-from kernels.cuda_impl.candidates import bucket_of
 from kernels.cuda_impl.config import Choice, NarrowConfig, WideConfig
 from kernels.triton_impl.gemv_config import GemvConfig
 
@@ -31,15 +30,15 @@ class Tuned:
 
     Args:
         group_tiles: tiles of 16 rows per block of the layout.
-        configs: the fastest configuration by bucket of m.
+        configs: the fastest configuration by the largest m that it was tuned for, down to the next smaller one.
     """
 
     group_tiles: int
     configs: Mapping[int, Choice]
 
     def config(self, m: int) -> Choice:
-        """The configuration for m rows of x: that of their bucket, without the rows that they leave empty."""
-        found = self.configs[bucket_of(m)]
+        """The configuration for m rows of x: of the smallest tuned m that is not below, without the empty rows."""
+        found = self.configs[min((tuned for tuned in self.configs if tuned >= m), default=max(self.configs))]
         return found.for_rows(m) if isinstance(found, WideConfig) else found
 
 

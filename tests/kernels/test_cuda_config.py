@@ -106,6 +106,14 @@ def test_a_tuned_shape_gives_rows_between_buckets_blocks_of_their_own():
     assert tuned.config(8) == NarrowConfig(1, 2, 1, 8)
 
 
+def test_a_table_may_hold_other_numbers_of_rows_than_the_buckets():
+    few, some, many = NarrowConfig(1, 2, 1, 8), WideConfig(160, 4, 2, 1), WideConfig(128, 4, 1, 1)
+    tuned = select.Tuned(1, {8: few, 160: some, 256: many})
+    assert tuned.config(1) == tuned.config(8) == few
+    assert tuned.config(129) == some.for_rows(129) and tuned.config(160) == some
+    assert tuned.config(161) == many.for_rows(161) and tuned.config(1000) == many.for_rows(1000)
+
+
 def test_an_unknown_shape_takes_the_nearest_one(cache):
     table = select.load_table(SHIPPED)
     assert select.tuned_for(SHIPPED, "pairs", 28672, 4096) == table["pairs", 28672, 4096]
