@@ -7,6 +7,7 @@ a GPU and reads dead columns too; ``docs/kernels.md`` has the times of both.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -17,21 +18,41 @@ from kernels.triton_impl.attention_kernel import attention_kernel
 from kernels.triton_impl.decode import IS_INTERPRETED
 from kernels.triton_impl.layer_ops import can_depend, launch_options
 
-# By what was fastest on an H200 for 1 to 128 sequences of 8 key heads (docs/kernels.md): small programs, which find
-# room on a multiprocessor while a linear still runs there, and of which it holds four.
-_BLOCK, _NUM_WARPS, _PROGRAMS_EACH = 32, 2, 4
-_BLOCK_BUFFER_BYTES = 2**16
-"""Shared memory for blocks of columns on their way: three of 16-bit keys and values of 128, two of fp32."""
 _MULTIPROCESSORS = 132
 """Of an H200, for devices that do not say."""
+_BLOCK_BUFFER_BYTES = 2**16
+"""Shared memory for blocks of columns on their way: three of 32 16-bit keys and values of 128, one of 128 columns."""
 _MOST_PIECES = 32
 """The last program takes longer to add more of them up than they save."""
+_FILLED = 0.9
+"""Share of the room for large programs from which on they are faster than small ones."""
 # The interpreter keeps bf16 as bare 16-bit integers, and multiplies them as such.
 _WIDENS = bool(IS_INTERPRETED.value)
 _LEAST_ROWS, _LEAST_DEPTH = 16, 16
 """Rows of the smallest matrix instruction, and products that it adds up."""
 _JOINED_AT_ONCE = 8192
 """Partial sums that the last program holds in registers."""
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How a launch is cut.
+
+    Attributes:
+        block: columns that are read in one go.
+        num_warps: of a program.
+        each: programs that a multiprocessor holds.
+    """
+
+    block: int
+    num_warps: int
+    each: int
+
+
+SMALL = Tiling(32, 2, 4)
+"""Programs that find room on a multiprocessor while a linear still runs there."""
+LARGE = Tiling(128, 4, 2)
+"""Programs for key heads enough to fill the GPU once, uncut."""
 
 
 def split_attention(q: Tensor, keys: Tensor, values: Tensor, column: Tensor, arrivals: Tensor) -> Tensor:
@@ -140,8 +161,10 @@ def _attend(
         raise ValueError(
             f"arrivals is {arrivals.dtype} {list(arrivals.shape)}, the kernel counts in torch.int32 [{programs}]"
         )
-    blocks = triton.cdiv(max_len, _BLOCK)
-    pieces = pieces_of(programs, blocks, _multiprocessors(q.device))
+    multiprocessors = _multiprocessors(q.device)
+    tiling = tiling_of(programs, multiprocessors)
+    blocks = triton.cdiv(max_len, tiling.block)
+    pieces = pieces_of(programs, blocks, tiling.each * multiprocessors)
     heads = programs * group
     out = q.new_empty((batch, kv_heads * group * head_dim))
     sums, tops, totals = out, out, out
@@ -177,7 +200,7 @@ def _attend(
         ROWS=max(_LEAST_ROWS, group_rows),
         HALF=head_dim // 2,
         HALF_WIDTH=half_width,
-        BLOCK=_BLOCK,
+        BLOCK=tiling.block,
         PIECES=padded_pieces,
         TOGETHER=max(1, min(group_rows, _JOINED_AT_ONCE // (padded_pieces * 2 * half_width))),
         MAKES_HEADS=parts is not None,
@@ -187,22 +210,33 @@ def _attend(
         IS_SETTLED=is_settled,
         WIDENS=_WIDENS,
         DEPENDENT=dependent,
-        num_warps=_NUM_WARPS,
-        num_stages=_num_stages(2 * _BLOCK * head_dim * q.element_size()),
+        num_warps=tiling.num_warps,
+        num_stages=_num_stages(2 * tiling.block * head_dim * q.element_size()),
         **launch_options(dependent),
     )
     return out
 
 
-def pieces_of(programs: int, blocks: int, multiprocessors: int) -> int:
+def tiling_of(programs: int, multiprocessors: int) -> Tiling:
+    """How a launch is cut, by what was fastest on an H200 for 1 to 128 sequences of 8 key heads (docs/kernels.md).
+
+    Args:
+        programs: key heads of the batch.
+        multiprocessors: of the GPU.
+    """
+    room = LARGE.each * multiprocessors
+    return LARGE if _FILLED * room <= programs <= room else SMALL
+
+
+def pieces_of(programs: int, blocks: int, room: int) -> int:
     """Pieces of the cache: as many as the GPU holds at once, no more than there are blocks or can be joined.
 
     Args:
         programs: key heads of the batch.
         blocks: blocks of columns in the cache.
-        multiprocessors: of the GPU.
+        room: programs that the GPU holds.
     """
-    return max(1, min(blocks, _MOST_PIECES, _PROGRAMS_EACH * multiprocessors // programs))
+    return max(1, min(blocks, _MOST_PIECES, room // programs))
 
 
 def _num_stages(block_bytes: int) -> int:

@@ -8,7 +8,7 @@ import torch
 pytest.importorskip("triton")
 
 from kernels.triton_impl import split_attention as module
-from kernels.triton_impl.split_attention import attend_heads
+from kernels.triton_impl.split_attention import Tiling, attend_heads
 from reasoning.engine.layer_math import heads_of
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -151,7 +151,7 @@ def test_hops_in_a_row_however_they_are_cut(
     pieces: int, block: int, dtype: torch.dtype, settled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "pieces_of", lambda *sizes: pieces)
-    monkeypatch.setattr(module, "_BLOCK", block)
+    monkeypatch.setattr(module, "tiling_of", lambda *sizes: Tiling(block, 4, 4))
     layer = Layer(2, 1, 2, 32, 136, dtype)
     column = torch.tensor([0, 62], device=DEVICE)
     for _ in range(4):
@@ -242,12 +242,11 @@ def test_programs_that_race_give_the_same_bits_every_time(
 
 @pytest.mark.gpu
 @DTYPES
-@pytest.mark.parametrize(("block", "num_warps"), [(16, 2), (32, 2), (32, 4), (64, 8)])
+@pytest.mark.parametrize(("block", "num_warps"), [(16, 2), (32, 2), (64, 8), (128, 4)])
 def test_hops_in_a_row_on_a_gpu(
     dtype: torch.dtype, block: int, num_warps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_BLOCK", block)
-    monkeypatch.setattr(module, "_NUM_WARPS", num_warps)
+    monkeypatch.setattr(module, "tiling_of", lambda *sizes: Tiling(block, num_warps, 4))
     layer = Layer(3, 8, 2, 128, 320, dtype)
     column = torch.tensor([0, 126, 255], device=DEVICE)
     for _ in range(8):

@@ -9,7 +9,7 @@ pytest.importorskip("triton")
 
 from kernels.triton_impl import split_attention as module
 from kernels.triton_impl.attention_kernel import attention_kernel
-from kernels.triton_impl.split_attention import pieces_of, split_attention
+from kernels.triton_impl.split_attention import LARGE, SMALL, Tiling, pieces_of, split_attention, tiling_of
 from reasoning.engine.attention import hop_attention
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -71,7 +71,7 @@ def test_the_same_however_it_is_cut(
     dtype: torch.dtype, pieces: int, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "pieces_of", lambda *sizes: pieces)
-    monkeypatch.setattr(module, "_BLOCK", block)
+    monkeypatch.setattr(module, "tiling_of", lambda *sizes: Tiling(block, 4, 4))
     q, keys, values = (torch.randn(3, 2, n, 32).to(DEVICE, dtype) for n in (3, 192, 192))
     column, arrivals = torch.tensor([0, 191, 70], device=DEVICE), counters(q)
     if pieces == 1:
@@ -102,7 +102,7 @@ def test_pieces_have_the_same_work_however_much_of_the_cache_is_filled(
 
     monkeypatch.setattr(module, "attention_kernel", Launch())
     monkeypatch.setattr(module, "pieces_of", lambda *sizes: pieces)
-    monkeypatch.setattr(module, "_BLOCK", block)
+    monkeypatch.setattr(module, "tiling_of", lambda *sizes: Tiling(block, 4, 4))
     q = torch.zeros(1, 1, 1, 16, device=DEVICE)
     keys, values = torch.randn(2, 1, 1, 12 * block, 16, device=DEVICE).unbind(0)
     split_attention(q, keys, values, torch.tensor([last], device=DEVICE), counters(q))
@@ -114,13 +114,20 @@ def test_pieces_have_the_same_work_however_much_of_the_cache_is_filled(
 
 
 def test_pieces_fill_the_gpu_and_can_be_joined() -> None:
-    assert pieces_of(8, 10, 132) == 10
-    assert pieces_of(8, 100, 132) == 32
-    assert pieces_of(8 * 8, 100, 132) == 8
-    assert pieces_of(8 * 8, 100, 64) == 4
+    assert pieces_of(8, 10, 528) == 10
+    assert pieces_of(8, 100, 528) == 32
+    assert pieces_of(8 * 8, 100, 528) == 8
+    assert pieces_of(8 * 8, 100, 256) == 4
     # One more each, and some would begin when others have ended.
-    assert pieces_of(24 * 8, 100, 132) == 2
-    assert pieces_of(64 * 8, 10, 132) == pieces_of(128 * 8, 10, 132) == 1
+    assert pieces_of(24 * 8, 100, 528) == 2
+    assert pieces_of(64 * 8, 10, 528) == pieces_of(128 * 8, 10, 528) == 1
+
+
+def test_key_heads_that_fill_the_gpu_once_are_not_cut() -> None:
+    found = {programs: tiling_of(programs, 132) for programs in (8, 192, 237, 238, 256, 264, 265, 512)}
+    assert {programs for programs, tiling in found.items() if tiling == LARGE} == {238, 256, 264}
+    assert {tiling for programs, tiling in found.items() if programs not in (238, 256, 264)} == {SMALL}
+    assert pieces_of(238, 100, LARGE.each * 132) == 1
 
 
 def test_blocks_on_their_way_fit_the_shared_memory() -> None:
