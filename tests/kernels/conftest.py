@@ -34,6 +34,17 @@ def poisoned_memory(monkeypatch):
     torch_impl._scratch.buffers.clear()
 
 
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A cache folder of its own: no compiled kernels, and no tables but the shipped ones."""
+    from kernels.cuda_impl import select
+
+    monkeypatch.setenv("QT_PROFILE_CACHE", str(tmp_path))
+    select.load_table.cache_clear()
+    yield tmp_path
+    select.load_table.cache_clear()
+
+
 @pytest.fixture(params=["interpreter", pytest.param("cuda", marks=pytest.mark.gpu)])
 def triton_device(request):
     """Where Triton kernels run: the interpreter without a GPU, the GPU with one."""

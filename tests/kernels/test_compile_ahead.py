@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kernels.compile_ahead import compile_ahead
-from kernels.cuda_impl import build, linear, select
+from kernels.cuda_impl import build, linear
 from kernels.quantize import quantize
 from kernels.ranges import NO_RANGES
 from kernels.registry import Kernel, get_kernel
@@ -21,14 +21,6 @@ CALLS = [
     ("fp8", 999, 200),
     ("nf4", 128, 600),
 ]
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("QT_PROFILE_CACHE", str(tmp_path))
-    select.load_table.cache_clear()
-    yield tmp_path
-    select.load_table.cache_clear()
 
 
 @pytest.fixture

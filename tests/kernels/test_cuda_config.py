@@ -38,14 +38,6 @@ def weight_of(name, tiles=2, group_size=64, dtype=torch.bfloat16, is_null=False)
     return Weight(get_format(name), codes, tiles, 0 if codes is Codes.BYTES else group_size, dtype, is_null)
 
 
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("QT_PROFILE_CACHE", str(tmp_path))
-    select.load_table.cache_clear()
-    yield tmp_path
-    select.load_table.cache_clear()
-
-
 def test_buckets_cover_every_m():
     assert [bucket_of(m) for m in (1, 2, 8, 9, 16, 17, 64, 65, 256, 257, 5000)] == [
         1, 8, 8, 16, 16, 32, 64, 128, 256, 256, 256,
