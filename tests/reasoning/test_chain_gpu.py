@@ -1,6 +1,5 @@
 """The chain on a GPU: captured hops, the same tokens as eager, and nothing that waits inside a hop."""
 
-import os
 from dataclasses import replace
 
 import pytest
@@ -62,9 +61,8 @@ def test_captured_hops_solve_what_eager_ones_solve(
     assert all(row.captured and row.hop_clock == "events" for row in ours.rows)
     ranges = [s for s in ours.samples if isinstance(s, RangeSample)]
     assert {s.kernel for s in ranges} == set(SOLVED.ablation_kernels)
-    # Tests side by side share the GPU, so that most ranges hold other processes' turns.
-    least = 0.5 if os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1") == "1" else 0.05
-    assert sum(0 < s.linear_s < s.device_s for s in ranges) > least * len(ranges)
+    # Tests share the GPU, so a range may hold another process's turn.
+    assert sum(0 < s.linear_s < s.device_s for s in ranges) > 0.5 * len(ranges)
     alone = {
         name: [s.linear_s for s in ours.samples if isinstance(s, LinearsSample) and s.kernel == name]
         for name in SOLVED.ablation_kernels
