@@ -1,6 +1,6 @@
 """Compiles what calls are going to launch before the first of them, on all cores.
 
-The CUDA kernels are compiled by configuration, format and null twin, a quarter of a second to a second each. A sweep or
+The CUDA kernels are compiled by configuration, format and null twin, hundreds of them in a large sweep. A sweep or
 a session knows them beforehand; one call after another would compile them one by one.
 """
 
