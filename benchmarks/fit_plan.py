@@ -1,6 +1,6 @@
 """Which loads a sweep for a fit measures beyond the times of calls.
 
-On an H200 ``--for-fit`` takes about 5 minutes, of which 135 s are 24 energy windows. A GPU waits between the calls of a
+On an H200 ``--for-fit`` takes about 5 minutes, of which 145 s are 26 energy windows. A GPU waits between the calls of a
 window, or its power cap would slow calls that a hop with its pauses runs at full clocks.
 """
 
@@ -30,8 +30,9 @@ _CHAIN_REPEATS = 40
 # (launches, synchronisations): with few and with many of these per launch, or the two cannot be told apart.
 _EAGER_CHAINS = ((64, 1), (128, 1), (256, 1), (512, 1), (64, 16), (64, 64))
 _GRAPH_CHAINS = (16, 64, 256, 1024)
-# Kernels and batch sizes of hops whose energy is measured, at the most layers.
-_HOP_WINDOWS = (("bf16", 1), ("bf16", 32))
+# Batch sizes of hops whose energy is measured, at the most layers. What a product of ours takes per row is read off
+# hops, because per weight it is more in a deep matrix than in a wide one; a CPU has no hops, there it is one product.
+_HOP_WINDOWS = {"bf16": (1, 32), "fused_nf4": (32, 128), "fused_int8": (32, 128)}
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,11 @@ class FitPlan:
 
     def has_window(self, size: HopSize, kernel: str) -> bool:
         """Whether the energy of a hop is measured."""
-        most = max(hop.layers for hop in self.hops)
-        return size.layers == most and (kernel, size.batch_size) in _HOP_WINDOWS
+        if size.layers < max(hop.layers for hop in self.hops) or size.batch_size not in _HOP_WINDOWS.get(
+            kernel, ()
+        ):
+            return False
+        return kernel == BASELINE or size.hidden == max(hop.hidden for hop in self.hops)
 
     @property
     def windows(self) -> int:
@@ -106,13 +110,13 @@ def fit_plan(sweep: SweepPlan, target: Target) -> FitPlan:
     large = max(sweep.shapes, key=lambda shape: shape.n * shape.k)
     square = next(shape for shape in sweep.shapes if shape.n == shape.k and shape != large)
     decoding = tuple(v for name, v in named.items() if name.startswith(_DECODING))
-    fused = tuple(named[name] for name in _MANY_ROWS)
     baseline = (named[BASELINE],)
+    fused = tuple(named[name] for name in _MANY_ROWS)
     few = replace(sweep, shapes=(large,), ms=(1,))
     own = tuple(named[name] for name in (*_UNDECODED, GEMV) if name in named)
     cells: tuple[SweepPlan, ...] = (
         replace(few, variants=(*baseline, *own, *decoding)),
-        replace(few, variants=(*baseline, *fused), ms=(64,)),
+        replace(few, variants=baseline if target.is_cuda else (*baseline, *fused), ms=(64,)),
         replace(few, variants=baseline, ms=(_COMPUTE_BOUND_M,)),
         replace(few, variants=baseline, shapes=(square,)),
     )

@@ -10,7 +10,7 @@ from kernels.cuda_impl.config import Choice, NarrowConfig, Weight, WideConfig, f
 from kernels.cuda_impl.layout import SLAB_COLUMNS, TILE_ROWS, Codes
 from kernels.triton_impl.gemv_config import byte_candidates
 
-BUCKETS = (1, 8, 16, 32, 64, 128, 256)
+BUCKETS = (1, 8, 16, 32, 64, 96, 128, 160, 192, 224, 256)
 """Largest m of each bucket; a configuration is tuned there and serves every smaller m down to the bucket before it."""
 _MOST_NARROW_M = 32
 _LEAST_WIDE_M = 9

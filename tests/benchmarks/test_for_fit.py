@@ -124,19 +124,22 @@ def test_on_a_gpu_the_plan_covers_what_tells_parameters_apart_in_time() -> None:
     found = fit_plan(sweep, GPU)
     assert found.hops == hop_sizes() and fit_plan(sweep, CPU).hops == ()
     assert set(HOP_KERNELS) < KERNELS
-    assert found.hop_windows == 4 and found.resting == ("idle", "wait")
+    windows = [(k, s.hidden, s.batch_size) for k in HOP_KERNELS for s in found.hops if found.has_window(s, k)]
+    bf16 = [("bf16", hidden, batch) for hidden in (1024, 4096) for batch in (1, 32)]
+    assert windows == bf16 + [(k, 4096, batch) for k in ("fused_nf4", "fused_int8") for batch in (32, 128)]
+    assert found.hop_windows == len(windows) and found.resting == ("idle", "wait")
     assert found.steps_before_energy == len(found.eager) + len(found.graphs) + found.hop_windows + len(
         hop_sizes()
     ) * len(HOP_KERNELS)
     assert found.steps - found.steps_before_energy == found.windows - found.hop_windows
-    assert found.windows == 24 and found.windows * (found.window_s + found.lead_in_s) < 150
+    assert found.windows == 26 and found.windows * (found.window_s + found.lead_in_s) < 150
     assert len(set(found.graphs)) > 1 and {syncs for _, syncs in found.eager} == {1, 16, 64}
     assert max(p.ms[0] for p in found.energy) == 1024
     # A decoded weight that stays in the cache: 33.5 of 63 MB.
     copying = found.energy[-1]
     assert [v.name for v in copying.variants] == ["unfused_nf4"] and str(copying.shapes[0]) == "4096x4096"
     without = fit_plan(sweep, dataclasses.replace(GPU, cache_bytes=1 << 20))
-    assert without.windows == 23
+    assert without.windows == 25
 
 
 @pytest.mark.parametrize(
@@ -220,7 +223,7 @@ def test_the_energy_of_hops_is_measured_and_read(
     def measured(
         plan: object, target: object, repeats: int, on_size: Any, then: Any
     ) -> Iterator[dict[str, JsonValue]]:
-        for kernel in ("bf16", "fused_nf4"):
+        for kernel in ("bf16", "fused_nf4", "fused_int8"):
             for size in sizes:
                 row = {"kernel": kernel, "hop_us_p50": 1e6 * hop_s, "time_us_p50": 400.0, "engine": "fused"}
                 yield {"kernel": "another"}
@@ -231,10 +234,11 @@ def test_the_energy_of_hops_is_measured_and_read(
     sweep = make_plan(SweepRequest(for_fit=True), "cpu")
     found = ForFit()
     plan_ = dataclasses.replace(fit_plan(sweep, CPU), hops=sizes, wait_share=0.5)
-    assert (plan_.hop_windows, plan_.resting) == (2, ("idle", "wait"))
+    assert (plan_.hop_windows, plan_.resting) == (4, ("idle", "wait"))
     for_fit._measure_hop_parts(plan_, CPU, Counter(power_w=POWER_W), found, lambda *told: None)
-    assert [(hop["kernel"], hop["batch_size"]) for hop in found.hop_energy] == [("bf16", 1), ("bf16", 32)]
-    assert len(found.samples) == 2
+    measured_hops = [(hop["kernel"], hop["batch_size"]) for hop in found.hop_energy]
+    assert measured_hops == [("bf16", 1), ("bf16", 32), ("fused_nf4", 32), ("fused_int8", 32)]
+    assert len(found.samples) == 4
 
     monkeypatch.setattr(for_fit, "best_meter", lambda **kwargs: Counter(power_w=POWER_W))
     monkeypatch.setattr(for_fit, "_measure_hop_parts", lambda *a: None)
@@ -242,10 +246,12 @@ def test_the_energy_of_hops_is_measured_and_read(
     assert code == 0, fields["failures"]
     record = load_run(Path(str(fields["run"])))[0]
     held = record.model_copy(update={"derived": {**record.derived, "hop_energy": found.hop_energy}})
-    one, many = (work for work in take([held]).energy if work.between_s > 0)
+    one, many, nf4, int8 = (work for work in take([held]).energy if work.between_s > 0)
     weights, head = sizes[0].shape.linear_weights, sizes[0].vocabulary * sizes[0].hidden
     assert one.products == (Product("gemv_bf16", 16, weights, 1), Product("gemv_bf16", None, head, 1))
     assert many.products == (Product("bf16", 16, weights, 32), Product("bf16", None, head, 32))
+    assert nf4.products == (Product("fused_nf4", 4, weights, 32), Product("bf16", None, head, 32))
+    assert int8.products[0] == Product("fused_int8", 8, weights, 32)
     assert one.between_s == pytest.approx(4e-4) and one.wait_s == pytest.approx(waited_s)
     assert one.energy_j == pytest.approx(POWER_W * one.time_s) and one.time_s > hop_s + waited_s
     assert many.flops == 64 * (weights + head)

@@ -39,8 +39,8 @@ def weight_of(name, tiles=2, group_size=64, dtype=torch.bfloat16, is_null=False)
 
 
 def test_buckets_cover_every_m():
-    assert [bucket_of(m) for m in (1, 2, 8, 9, 16, 17, 64, 65, 256, 257, 5000)] == [
-        1, 8, 8, 16, 16, 32, 64, 128, 256, 256, 256,
+    assert [bucket_of(m) for m in (1, 2, 8, 9, 16, 17, 64, 65, 97, 129, 200, 256, 257, 5000)] == [
+        1, 8, 8, 16, 16, 32, 64, 96, 128, 160, 224, 256, 256, 256,
     ]  # fmt: skip
 
 
@@ -91,9 +91,7 @@ def test_blocks_hold_no_more_empty_rows_than_rounding_takes(batch, m, rows):
 
 
 def test_a_tuned_shape_gives_rows_between_buckets_blocks_of_their_own():
-    tuned = select.Tuned(
-        1, dict.fromkeys(BUCKETS, NarrowConfig(1, 2, 1, 8)) | {256: WideConfig(256, 4, 2, 1)}
-    )
+    tuned = select.Tuned(1, {64: NarrowConfig(1, 2, 1, 8), 256: WideConfig(256, 4, 2, 1)})
     assert tuned.config(160) == WideConfig(160, 4, 2, 1) and tuned.config(256).batch == 256
     assert tuned.config(8) == NarrowConfig(1, 2, 1, 8)
 
