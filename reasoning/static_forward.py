@@ -13,8 +13,8 @@ from kernels.ranges import NO_RANGES, RangeHook
 from kernels.registry import Kernel
 from profiler.nvtx import open_range
 from reasoning.chain_backend import ReplacedModel
-from reasoning.engine.decoder import Decoder
 from reasoning.engine.layer_math import LayerMath
+from reasoning.engine.linear import EngineLinear
 from reasoning.engine.session import Session, StepMode
 from reasoning.engine.state import BatchState, KVCache
 
@@ -84,12 +84,13 @@ class StaticForward:
         replaced: the model.
     """
 
-    linears = ()
+    linears: Sequence[EngineLinear] = ()
     """Linears whose weights a session has to check: none, ``QuantLinear`` does."""
 
     def __init__(self, replaced: ReplacedModel) -> None:
         self.model = replaced.model
         self.device = replaced.device
+        self.dtype: torch.dtype = self.model.dtype
         self.architecture = _Vocabulary(self.model.config.vocab_size)
         self._replaced = replaced
 
@@ -187,9 +188,8 @@ class StaticSession(Session):
         max_len: int,
         cache: StaticKeysValues,
     ) -> None:
-        # They have what a session asks of a decoder and its cache, and none of their weights.
         super().__init__(
-            cast(Decoder, forward),
+            forward,
             kernel,
             batch_size,
             max_len,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from enum import Enum
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -13,13 +14,13 @@ from kernels.compile_ahead import compile_ahead
 from kernels.ranges import NO_RANGES, RangeHook
 from kernels.registry import Kernel
 from kernels.torch_compile import can_compile
-from reasoning.engine.decoder import Decoder
 from reasoning.engine.layer_math import (
     LayerMath,
     compiled_layer_math,
     fused_layer_math,
     room_to_compile,
 )
+from reasoning.engine.linear import EngineLinear
 from reasoning.engine.sampling import Sampling
 from reasoning.engine.state import MOST_END_TOKENS, BatchState, KVCache
 from reasoning.shown_ranges import shown
@@ -33,6 +34,42 @@ class StepMode(str, Enum):
     GRAPH = "graph"
     COMPILE = "compile"
     FUSED = "fused"
+
+
+class HopModel(Protocol):
+    """What a session asks of a model, which :class:`reasoning.engine.decoder.Decoder` is."""
+
+    @property
+    def architecture(self) -> Any:
+        """Sizes: the vocabulary's, and all of them where the session makes the cache."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of what goes into a linear."""
+        ...
+
+    @property
+    def linears(self) -> Sequence[EngineLinear]:
+        """Linears whose weights the session checks and compiles kernels for."""
+        ...
+
+    def prefill(
+        self, prompts: Tensor, lengths: Tensor, cache: Any, kernel: Kernel, ranges: RangeHook = ...
+    ) -> Tensor:
+        """Read prompts into an empty cache; logits of each prompt's last token."""
+        ...
+
+    def hop(
+        self, state: BatchState, cache: Any, kernel: Kernel, math: LayerMath, ranges: RangeHook = ...
+    ) -> Tensor:
+        """One new token per sequence; its logits."""
+        ...
 
 
 class Session:
@@ -58,7 +95,7 @@ class Session:
 
     def __init__(
         self,
-        decoder: Decoder,
+        decoder: HopModel,
         kernel: Kernel,
         batch_size: int,
         max_len: int,
