@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from profiler.record import RunRecord
 _COLUMNS = ("W at full clocks", "W held at", "µs at full clocks", "µs held", "k")
 # A call whose time hardly changes says nothing of the clocks that it would have needed.
 _LEAST_STRETCH = 1.02
+_STILL = "waits for memory"
 # A window counts as held down within this much of the power that capped windows are held at.
 _NEAR = 0.02
 
@@ -32,48 +34,71 @@ class _Busy:
     pauses: bool
 
 
+@dataclass(frozen=True)
+class _Sweep:
+    """Calls of a sweep for a fit."""
+
+    path: Path
+    loads: Mapping[Load, _Busy]
+    idle_w: float
+    cap_w: float
+
+    @property
+    def pauses(self) -> bool:
+        """Whether pauses kept its calls at full clocks."""
+        return any(busy.pauses for busy in self.loads.values())
+
+
 def power_cap_table(runs: Chains) -> str:
     """Return, by load, power and time of a call at full clocks and under the power cap, and k between the two.
 
     Args:
-        runs: a machine's sweeps with their folders, oldest first. The latest one for a fit whose windows have no pauses
-            is compared with the latest one whose windows have them.
+        runs: a machine's sweeps with their folders, oldest first. Of those for a fit, one whose windows have pauses is
+            compared with one whose windows have none: the latest two of those that tell k of most calls.
 
     Raises:
         NotPublished: no sweep of either kind, or no load that both hold.
     """
-    found: dict[bool, tuple[Path, dict[Load, _Busy], float, float]] = {}
+    found: list[_Sweep] = []
     for path, record in runs:
-        if record.kind != "sweep" or not record.environment.gpus:
-            continue
-        loads, idle_w = _busy(record)
-        cap_w = record.environment.gpus[0].power_limit_w
-        if loads and idle_w is not None and cap_w is not None:
-            found[any(busy.pauses for busy in loads.values())] = (path, loads, idle_w, cap_w)
-    if len(found) < 2:
+        if record.kind == "sweep" and record.environment.gpus:
+            loads, idle_w = _busy(record)
+            cap_w = record.environment.gpus[0].power_limit_w
+            if loads and idle_w is not None and cap_w is not None:
+                found.append(_Sweep(path, loads, idle_w, cap_w))
+    pairs = [(free, held) for free in found if free.pauses for held in found if not held.pauses]
+    if not pairs:
         raise NotPublished("no sweeps for a fit with and without pauses in their energy windows")
-    (free_path, free, idle_w, cap_w), (held_path, held, _, _) = found[True], found[False]
-    rows = {}
-    for load in sorted(free.keys() & held.keys(), key=lambda load: (load[1], load[0])):
-        fast, slow = free[load], held[load]
-        if abs(slow.power_w / held_w(cap_w) - 1) > _NEAR or fast.power_w <= slow.power_w:
+    tables = [(_rows(free, held), free, held) for free, held in pairs]
+    rows, free, held = max(
+        reversed(tables), key=lambda entry: sum(row[-1] != _STILL for row in entry[0].values())
+    )
+    if not rows:
+        raise NotPublished("no load was measured both at full clocks and held down by the power cap")
+    records = dict(runs)
+    dates = words(f"{records[sweep.path].created_utc:%Y-%m-%d}" for sweep in (free, held))
+    machine = records[free.path].environment.gpus[0].name
+    places = f"records `{place_of(free.path)}` and, held down, `{place_of(held.path)}`"
+    return f"{table('call', _COLUMNS, rows)}\n\n{machine}, power cap {free.cap_w:.0f} W; {dates}; {places}."
+
+
+def _rows(free: _Sweep, held: _Sweep) -> dict[str, tuple[str, ...]]:
+    """Cells of the table by call, for those that the cap held down."""
+    rows: dict[str, tuple[str, ...]] = {}
+    for load in sorted(free.loads.keys() & held.loads.keys(), key=lambda load: (load[1], load[0])):
+        fast, slow = free.loads[load], held.loads[load]
+        if abs(slow.power_w / held_w(free.cap_w) - 1) > _NEAR or fast.power_w <= slow.power_w:
             continue
         stretch = slow.call_s / fast.call_s
-        k = math.log((fast.power_w - idle_w) / (slow.power_w - idle_w)) / math.log(stretch)
+        more = math.log((fast.power_w - free.idle_w) / (slow.power_w - free.idle_w))
         rows[f"`{load[0]}` {load[2]}×{load[3]}, m = {load[1]}"] = (
             f"{fast.power_w:.0f}",
             f"{slow.power_w:.0f}",
             f"{1e6 * fast.call_s:.1f}",
             f"{1e6 * slow.call_s:.1f} ({stretch:.2f} times)",
-            f"{k:.1f}" if stretch >= _LEAST_STRETCH else "waits for memory",
+            f"{more / math.log(stretch):.1f}" if stretch >= _LEAST_STRETCH else _STILL,
         )
-    if not rows:
-        raise NotPublished("no load was measured both at full clocks and held down by the power cap")
-    records = dict(runs)
-    dates = words(f"{records[path].created_utc:%Y-%m-%d}" for path in (free_path, held_path))
-    machine = records[free_path].environment.gpus[0].name
-    places = f"records `{place_of(free_path)}` and, held down, `{place_of(held_path)}`"
-    return f"{table('call', _COLUMNS, rows)}\n\n{machine}, power cap {cap_w:.0f} W; {dates}; {places}."
+    return rows
 
 
 def _busy(record: RunRecord) -> tuple[dict[Load, _Busy], float | None]:

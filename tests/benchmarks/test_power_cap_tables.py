@@ -68,6 +68,16 @@ def test_the_latest_of_each_kind_counts_and_only_what_both_hold_down() -> None:
     assert "44.0 (1.10 times)" in text and "slow" not in text and "other" not in text
 
 
+def test_a_later_sweep_that_tells_k_of_fewer_calls_does_not_count() -> None:
+    calls = ("fused_nf4", "fused_int8")
+    free = sweep(2, *(window(name, 800.0, pause=0.6) for name in calls))
+    later = sweep(3, window("fused_nf4", 850.0, pause=0.6), window("fused_int8", 760.0, 4.4e-5, pause=0.6))
+    held = sweep(1, *(window(name, HELD_W, 4.4e-5) for name in calls))
+    text = power_cap_table([held, free, later])
+    assert cells(text, "`fused_nf4` 1024×512, m = 64")[0] == "800" and free[1].run_id in text
+    assert "850" in power_cap_table([held, later]) and "waits for memory" in power_cap_table([held, later])
+
+
 @pytest.mark.parametrize("missing", ["pauses", "no pauses", "rest", "cap", "shared"])
 def test_without_both_kinds_there_is_no_table(missing: str) -> None:
     free = sweep(2, window("fused_nf4", 800.0, pause=0.6), has_rest=missing != "rest")
