@@ -13,9 +13,9 @@ from analysis.predict_file import PredictedCell, PredictedCrossing, Prediction
 from analysis.predict_history import HeldOut, Quantity
 from profiler.record import RunRecord, VariantResult
 
-# A cache of another length is other traffic, and another question.
-# A prediction is of hops, and energy is measured with the prompts.
+# A prediction is of hops, and a window holds the prompts too: of its joules they get the share of their time.
 _MOST_PROMPT_SHARE = 0.1
+# A cache of another length is other traffic, and another question.
 _SAME_CONTEXT = 0.1
 
 
@@ -222,9 +222,10 @@ def _joules_per_token(record: RunRecord, row: VariantResult) -> float | None:
     if record.arguments.get("energy_windows") == 0:
         return None
     prompts_s, hops_s = row.prefill_s or 0.0, row.decode_s or 0.0
-    if prompts_s > _MOST_PROMPT_SHARE * (prompts_s + hops_s):
+    share = prompts_s / (prompts_s + hops_s) if prompts_s else 0.0
+    if share > _MOST_PROMPT_SHARE:
         return None
-    return row.energy_j_per_query * row.problems / row.tokens
+    return (1 - share) * row.energy_j_per_query * row.problems / row.tokens
 
 
 def _check_crossings(prediction: Prediction, records: Sequence[RunRecord]) -> list[CrossingCheck]:

@@ -158,6 +158,12 @@ def test_joules_of_short_windows_or_of_prompts_check_nothing() -> None:
 
     assert joules(with_prompts(0.1)) == 2
     assert joules(with_prompts(0.2)) == 0
+    (hops_alone,) = (
+        e.measured
+        for e in check_prediction(prediction(), [with_prompts(0.05)]).held_out
+        if e.quantity == "energy_j_per_token" and e.kernel == "bf16"
+    )
+    assert hops_alone == pytest.approx(0.4 / 1.05)
 
 
 def test_crossings_are_measured_without_replays_too() -> None:
