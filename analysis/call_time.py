@@ -2,6 +2,8 @@
 
     t(m; n, k) = formula(m; n, k) + deviation(m; n, k)
 
+The time between the linears of a hop is taken likewise, with sequences as m and the widths of a layer as n and k.
+
 The formula of ``analysis.fit_time`` is smooth in the sizes. A kernel's configurations are not: they change with m and
 with the matrix, so that whole ranges of m lie off it in the same direction. What a fit's own residuals say of that is
 carried to other shapes: at each measured m the logarithm of observed over formula, averaged over the measured shapes
@@ -25,7 +27,7 @@ _PULL = 1.0
 
 @dataclass(frozen=True)
 class Deviations:
-    """Measured calls of one kernel, by how much each differs from the formula.
+    """Measurements of one kernel, by how much each differs from the formula.
 
     Attributes:
         by_rows: for each m, pairs of a shape (n, k) and the logarithm of observed over formula.
@@ -64,7 +66,18 @@ def call_time(parameters: Sequence[float], deviations: Deviations, n: int, k: in
         n: out-features.
         k: in-features.
     """
-    formula = call_cost(parameters, n, k)
+    return deviating(call_cost(parameters, n, k), deviations, n, k)
+
+
+def deviating(formula: Cost, deviations: Deviations, n: int, k: int) -> Cost:
+    """Return a formula over m with the deviations that are expected of a shape, s.
+
+    Args:
+        formula: of that shape.
+        deviations: of the measurements that it was fitted to.
+        n: out-features, or the width inside the feed-forward block.
+        k: in-features, or the width of the residual stream.
+    """
     knots = [(m, float(formula.at(m)) * (factor - 1)) for m, factor in deviations.factors(n, k).items()]
     return formula.plus(through(knots)) if knots else formula
 

@@ -162,5 +162,9 @@ def _between(
         except ValueError as error:
             warnings.append(f"what lies between linears of {kernel} is not fitted: {error}")
             continue
-        fits[kernel] = fitted(fit.solution, warnings=fit.warnings)
+        residuals = [
+            Residual(m=h.batch_size, n=h.intermediate, k=h.hidden, observed=h.time_s, residual_share=float(r))
+            for h, r in zip(hops, fit.solution.residuals, strict=True)
+        ]
+        fits[kernel] = fitted(fit.solution, residuals=residuals, warnings=fit.warnings)
     return fits

@@ -3,7 +3,8 @@
     time = once_s + layers * layer_s + traffic * B * (bytes of a row) / (read bandwidth)
 
 The bytes of a row are those of ``ModelShape.row_bytes``, and ``traffic`` is what they take over their time at the read
-bandwidth.
+bandwidth. What the hops differ from this formula, by their widths and batch sizes, predictions carry to other models
+(``analysis.call_time``).
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ class HopBetween:
         layers: decoder layers.
         batch_size: B.
         row_bytes: what a row reads and writes between the linears.
+        hidden: width of the residual stream.
+        intermediate: width inside the feed-forward block.
         time_s: median time on the device, s.
         relative_se: standard error over the time.
     """
@@ -41,6 +44,8 @@ class HopBetween:
     layers: int
     batch_size: int
     row_bytes: int
+    hidden: int
+    intermediate: int
     time_s: float
     relative_se: float
 

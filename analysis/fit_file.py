@@ -31,11 +31,11 @@ class Residual(Strict):
     """One observation beside its prediction."""
 
     m: int
-    """Rows of x."""
+    """Rows of x; sequences of a hop."""
     n: int
-    """Out-features."""
+    """Out-features; of a hop's layers the width inside the feed-forward block."""
     k: int
-    """In-features."""
+    """In-features; of a hop's layers the width of the residual stream."""
     observed: float
     """What was measured, s."""
     residual_share: float
@@ -56,7 +56,7 @@ class Fitted(Strict):
     residual_share_p90: float
     """90th percentile of absolute residuals."""
     residuals: list[Residual] = []
-    """Observations of a kernel's fit."""
+    """Observations of a kernel's fit, or of the time between its linears."""
     not_identified: dict[str, str] = {}
     """Parameters held at 0, and which run would identify them."""
     warnings: list[str] = []

@@ -195,7 +195,9 @@ def _take_derived(found: FitInput, record: RunRecord) -> None:
     for hop in derived.get("hop_parts", []):
         time = _median(hop)
         found.between[hop["kernel"]].append(
-            HopBetween(hop["layers"], hop["batch_size"], hop["row_bytes"], *time)
+            HopBetween(
+                hop["layers"], hop["batch_size"], hop["row_bytes"], hop["hidden"], hop["intermediate"], *time
+            )
         )
     bandwidth = derived.get("read_bandwidth")
     if bandwidth:

@@ -8,9 +8,10 @@
     between(B) = kernels * d + attention's kernels * D + B * traffic of a row / bandwidth       any other, by counts
 
 The traffic of a row is its KV cache, read once, and what norms, rotation, activation and sampling read and write. o, l
-and t are those of ``analysis.fit_between``; o holds g already. Counts are a lower bound: d is the time of an empty
-kernel, and the traffic has the whole bandwidth. There attention takes D, the fixed time of a call of the baseline: it
-has to wait for the cache to come from memory, which at B = 1 takes longer than its traffic.
+and t are those of ``analysis.fit_between``, and to them comes what measured hops differ from them
+(``analysis.call_time``); o holds g already. Counts are a lower bound: d is the time of an empty kernel, and the traffic
+has the whole bandwidth. There attention takes D, the fixed time of a call of the baseline: it has to wait for the cache
+to come from memory, which at B = 1 takes longer than its traffic.
 
 Native runs may calibrate two numbers of the counts: the time of a kernel between linears, and the share of the
 bandwidth that the traffic of a row reaches. Nothing else may be calibrated.
@@ -21,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from analysis.call_time import deviating
 from analysis.checks import above_zero
 from analysis.fit_crossing import Layer, linear_time, saved_by_cache_j
 from analysis.fit_energy import ACTIVE, BETWEEN, product_j
@@ -183,9 +185,10 @@ def _between(machine: Machine, model: ModelShape, kernel: str, setting: HopSetti
     row_s = model.row_bytes(setting.context) / machine.bytes_per_s
     found = machine.between_of(kernel) if _is_measured(machine, setting) else None
     if found is not None:
-        measured = found.named(row)
+        measured = found.time.named(row)
         fixed_s = measured["once_s"] + model.layers * measured["layer_s"]
-        return Cost.line(fixed_s, measured["traffic"] * row_s)
+        formula = Cost.line(fixed_s, measured["traffic"] * row_s)
+        return deviating(formula, found.deviations, model.intermediate, model.hidden)
     kernel_s, factor = machine.node_s(row), 1.0
     if setting.calibration is not None:
         calibrated_s, factor = setting.calibration.at(row)

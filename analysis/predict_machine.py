@@ -89,6 +89,19 @@ class KernelCost:
 
 
 @dataclass(frozen=True)
+class BetweenCost:
+    """What lies between the linears of the fused engine's hops with a kernel, on this machine.
+
+    Attributes:
+        time: parameters of ``analysis.fit_between``.
+        deviations: of measured hops from ``time``; none on a machine that was not measured.
+    """
+
+    time: Draws
+    deviations: Deviations = NO_DEVIATIONS
+
+
+@dataclass(frozen=True)
 class Machine:
     """Everything that a prediction rests on.
 
@@ -109,7 +122,7 @@ class Machine:
         cards: GPUs that they ran on, by UUID.
         warnings: what a reader must know.
         left_out: kernels that were fitted and that this machine cannot run, with the reason.
-        between: parameters of ``analysis.fit_between`` by kernel, of the fused engine.
+        between: what lies between the linears of the fused engine's hops, by kernel.
     """
 
     name: str
@@ -128,16 +141,17 @@ class Machine:
     tdp_w: float | None = None
     cache_bytes: float | None = None
     left_out: Mapping[str, str] = field(default_factory=dict)
-    between: Mapping[str, Draws] = field(default_factory=dict)
+    between: Mapping[str, BetweenCost] = field(default_factory=dict)
 
     @property
     def draws(self) -> int:
         """Draws that every fit has."""
         fits = [kernel.time for kernel in self.kernels.values()]
-        fits += [fit for fit in (self.host, self.energy, *self.between.values()) if fit is not None]
+        fits += [between.time for between in self.between.values()]
+        fits += [fit for fit in (self.host, self.energy) if fit is not None]
         return min(len(fit.rows) - 1 for fit in fits)
 
-    def between_of(self, kernel: str) -> Draws | None:
+    def between_of(self, kernel: str) -> BetweenCost | None:
         """Return what lies between the linears of the fused engine's hops with a kernel.
 
         A kernel that was not measured takes that of the first of its scheme (``fused_``, ``unfused_``, ``native_``), or
@@ -233,6 +247,7 @@ def transferred(fits: FitsFile, origin: GpuFigures, target: GpuFigures) -> Machi
         bytes_per_s=here.bytes_per_s / memory,
         cache_bytes=target.cache_bytes,
         kernels=kernels,
+        between={name: BetweenCost(cost.time) for name, cost in here.between.items()},
         energy=None
         if energy is None
         else energy.scaled(dict.fromkeys(("static_w", ACTIVE, BETWEEN), target.tdp_w / origin.tdp_w)),
@@ -278,7 +293,9 @@ def _machine(
         runs=tuple(fits.runs),
         cards=tuple(fits.cards),
         warnings=tuple(warnings),
-        between={kernel: Draws.of(fit) for kernel, fit in fits.between.items()},
+        between={
+            kernel: BetweenCost(Draws.of(fit), Deviations.of(fit)) for kernel, fit in fits.between.items()
+        },
     )
     if machine.draws < LEAST_DRAWS:
         raise ValueError(

@@ -121,6 +121,8 @@ def hop_parts(kernel: str = "bf16") -> list[dict[str, Any]]:
                     "layers": layers,
                     "batch_size": batch,
                     "row_bytes": row_bytes,
+                    "hidden": 1024,
+                    "intermediate": 3072,
                     "time_us_p50": us,
                     "time_us_p05": 0.99 * us,
                     "time_us_p95": 1.01 * us,

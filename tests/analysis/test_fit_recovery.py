@@ -172,7 +172,7 @@ def between(seed: int, noise: float, told: float) -> Solution:
                 time_s = BETWEEN["once_s"] + layers * BETWEEN["layer_s"]
                 time_s += BETWEEN["traffic"] * batch * row_bytes / BYTES_PER_S
                 time_s *= 1 + noise * random.standard_normal()
-                hops.append(HopBetween(layers, batch, row_bytes, time_s, told))
+                hops.append(HopBetween(layers, batch, row_bytes, 1024, 3072, time_s, told))
     return fit_between(hops, BYTES_PER_S, seed=seed).solution
 
 

@@ -24,7 +24,7 @@ from analysis.predict_hop import (
     linears_time,
     why_too_short,
 )
-from analysis.predict_machine import Machine, from_fits, transferred
+from analysis.predict_machine import BetweenCost, Machine, from_fits, transferred
 from analysis.predict_memory import Memory
 
 CONTEXT = 640
@@ -68,7 +68,7 @@ def test_a_kernel_takes_its_own_then_that_of_its_scheme_then_the_baseline_s() ->
     for name in ("bf16", "fused_nf4", "fused_fp4", "unfused_int8", "native_fp8", "bnb_nf4"):
         own = machine.between_of(name)
         assert own is not None
-        once_s[name] = own.named(0)["once_s"]
+        once_s[name] = own.time.named(0)["once_s"]
     assert once_s == pytest.approx(
         {
             "bf16": 1e-6,
@@ -156,7 +156,9 @@ def recorded(**changed: Any) -> dict[str, Any]:
 def test_from_a_record_to_a_hop(tmp_path: Path) -> None:
     found = take([sweep(derived=recorded()), energy_run()])
     first = found.between["bf16"][0]
-    assert first == HopBetween(4, 1, 8_906_000, first.time_s, pytest.approx(0.02 * 1.2533 / 3.2897 / 40**0.5))
+    assert first == HopBetween(
+        4, 1, 8_906_000, 1024, 3072, first.time_s, pytest.approx(0.02 * 1.2533 / 3.2897 / 40**0.5)
+    )
     made = fit_all(found, n_draws=40)
     points = {name: p.point for name, p in made.between["bf16"].parameters.items()}
     assert points == pytest.approx({"once_s": ONCE_S, "layer_s": LAYER_S, "traffic": TRAFFIC}, rel=1e-4)
@@ -166,7 +168,37 @@ def test_from_a_record_to_a_hop(tmp_path: Path) -> None:
     linears = float(linears_time(machine, MODEL, "bf16", HopEngine.FUSED, 0).at(8))
     time = float(hop_time_of(machine, MODEL, "bf16", SETTING, 0).at(8))
     assert time - linears == pytest.approx(between_s(MODEL, 8, READ_BYTES_PER_S), rel=1e-4)
-    assert np.all(machine.between["bf16"].rows > 0) and machine.draws == 40
+    assert np.all(machine.between["bf16"].time.rows > 0) and machine.draws == 40
+
+
+def test_what_hops_take_more_is_carried_to_models_of_like_width() -> None:
+    parts = hop_parts()
+    for part in parts:
+        for name in ("time_us_p50", "time_us_p05", "time_us_p95"):
+            part[name] *= 1.2 if part["batch_size"] == 1 else 1.0
+    machine = from_fits(fit_all(take([sweep(derived=recorded(hop_parts=parts))]), n_draws=40), H200)
+    found = machine.between["bf16"]
+    bare = replace(machine, between={"bf16": BetweenCost(found.time)})
+
+    def factor(model: ModelShape, batch: int) -> float:
+        linears = linears_time(machine, model, "bf16", HopEngine.FUSED, 0)
+        both = [
+            hop_time_of(each, model, "bf16", SETTING, 0).at(batch) - linears.at(batch)
+            for each in (machine, bare)
+        ]
+        return float(both[0] / both[1])
+
+    point = found.time.named(0)
+    alike = replace(MODEL, hidden=1024, intermediate=3072)
+    for batch in (1, 8, 64):
+        told = []
+        for part in (part for part in parts if part["batch_size"] == batch):
+            row_s = point["traffic"] * batch * part["row_bytes"] / READ_BYTES_PER_S
+            formula_s = point["once_s"] + part["layers"] * point["layer_s"] + row_s
+            told.append(np.log(1e-6 * part["time_us_p50"] / formula_s))
+        assert factor(alike, batch) == pytest.approx(float(np.exp(np.mean(told))), rel=2e-3)
+    far = factor(replace(MODEL, hidden=8192, intermediate=29568), 1)
+    assert 1 < far < factor(replace(MODEL, hidden=2048, intermediate=6144), 1) < factor(alike, 1)
 
 
 def test_fits_without_the_section_are_read(tmp_path: Path) -> None:
