@@ -115,6 +115,7 @@ def test_on_a_gpu_the_plan_covers_what_tells_parameters_apart_in_time() -> None:
         "2048x1024",
         "3072x2048",
         "6144x1024",
+        "12288x2048",
         "4096x4096",
         "4096x14336",
         "28672x4096",
