@@ -2,7 +2,8 @@
 
     t(m; n, k) = formula(m; n, k) + deviation(m; n, k)
 
-The time between the linears of a hop is taken likewise, with sequences as m and the widths of a layer as n and k.
+The time between the linears of a hop, and that of the linears in their order, are taken likewise, with sequences as m
+and the widths of a layer as n and k.
 
 The formula of ``analysis.fit_time`` is smooth in the sizes. A kernel's configurations are not: they change with m and
 with the matrix, so that whole ranges of m lie off it in the same direction. What a fit's own residuals say of that is
@@ -14,12 +15,12 @@ before the first and beyond the last it stays.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from analysis.fit_file import Fitted
+from analysis.fit_file import Residual
 from analysis.hop_cost import Cost, Line, call_cost
 
 _PULL = 1.0
@@ -39,10 +40,10 @@ class Deviations:
     )
 
     @classmethod
-    def of(cls, fit: Fitted) -> Deviations:
-        """Take over the residuals of a stored fit."""
+    def of(cls, residuals: Iterable[Residual]) -> Deviations:
+        """Take over stored residuals."""
         found: dict[int, list[tuple[tuple[int, int], float]]] = {}
-        for cell in fit.residuals:
+        for cell in residuals:
             found.setdefault(cell.m, []).append(((cell.n, cell.k), float(np.log1p(-cell.residual_share))))
         return cls(dict(sorted(found.items())))
 

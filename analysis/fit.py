@@ -12,6 +12,7 @@ from analysis.fit_energy import fit_energy
 from analysis.fit_file import FitsFile, Fitted, KernelFit, Residual, fitted, now_utc
 from analysis.fit_host import fit_host
 from analysis.fit_input import FitInput, cache_of, cards_of
+from analysis.fit_linears import linear_residuals
 from analysis.fit_time import fit_time
 from analysis.kernel_kinds import BASELINE
 
@@ -71,6 +72,11 @@ def fit_all(
         energy=_energy(found, seed, n_draws, warnings),
         host=_host(found, seed, n_draws, warnings),
         between=_between(found, bandwidth, seed, n_draws, warnings, is_gpu=bool(gpus)),
+        linears={
+            kernel: rows
+            for kernel, hops in found.linears.items()
+            if (rows := linear_residuals(kernel, hops, kernels))
+        },
         warnings=warnings,
     )
 

@@ -57,7 +57,7 @@ def linear_time(parameters: Sequence[float], deviations: Deviations, layers: Seq
 
 def fitted_time(fit: Fitted, layers: Sequence[Layer]) -> Cost:
     """Return the time of the linear layers of a hop over the batch by the estimates of a stored fit, s."""
-    return linear_time(_point(fit), Deviations.of(fit), layers)
+    return linear_time(_point(fit), Deviations.of(fit.residuals), layers)
 
 
 def linear_energy(
@@ -125,7 +125,7 @@ def time_crossing(fits: FitsFile, kernel: str, layers: Sequence[Layer], *, b_max
         ValueError: the fits lack the kernel or the baseline.
     """
     native, variant = fits.kernel(BASELINE).time, fits.kernel(kernel).time
-    ours, theirs = Deviations.of(native), Deviations.of(variant)
+    ours, theirs = Deviations.of(native.residuals), Deviations.of(variant.residuals)
     point = (fitted_time(native, layers), fitted_time(variant, layers))
     draws = [
         (linear_time(a, ours, layers), linear_time(b, theirs, layers))
@@ -149,7 +149,7 @@ def energy_crossing(
     if energy is None:
         return None
 
-    ours, theirs = Deviations.of(native.time), Deviations.of(variant.time)
+    ours, theirs = Deviations.of(native.time.residuals), Deviations.of(variant.time.residuals)
 
     def pair(a: Sequence[float], b: Sequence[float], e: Sequence[float]) -> tuple[Cost, Cost] | None:
         size = fits.cache_bytes

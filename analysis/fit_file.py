@@ -120,6 +120,9 @@ class FitsFile(Strict):
     between: dict[str, Fitted] = {}
     """By kernel, the time between the linears of the fused engine's hops; see ``analysis.fit_between``. Without those
     that were not measured."""
+    linears: dict[str, list[Residual]] = {}
+    """By kernel, the linears of the fused engine's hops in their order beside the sum of their calls; see
+    ``analysis.fit_linears``."""
     warnings: list[str] = []
     """What was left out or is not identified, and which run would help."""
 

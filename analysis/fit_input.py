@@ -11,14 +11,18 @@ from typing import Any
 
 from analysis.fit_between import HopBetween
 from analysis.fit_cast import CastCell
+from analysis.fit_crossing import Layer
 from analysis.fit_energy import IDLE, WAIT, EnergyWork, Product
 from analysis.fit_host import EAGER, GRAPH, LaunchChain
+from analysis.fit_linears import HopLinears
 from analysis.fit_time import Cell
 from analysis.kernel_kinds import BASELINE, GEMV, GEMV_ROWS, NATIVE_KERNELS, cached_bytes
+from analysis.model_shape import merged_layers
 from profiler.record import EnergyRow, RunRecord, SweepRow, iter_samples, list_runs, load_record
 
 LEAST_TIMINGS = 5
 # Of a median, from the range that holds 90 % of a normal distribution.
+_LAYER_SIZES = ("layers", "hidden", "intermediate", "heads", "kv_heads", "head_dim")
 _MEDIAN_SE = 1.2533 / 3.2897
 _SAME_BANDWIDTH = 0.03
 _DTYPE_BYTES = 2
@@ -38,6 +42,7 @@ class FitInput:
         energy: units of work with their energy.
         launches: chains of empty launches.
         between: what lies between the linears of hops of the fused engine, by kernel.
+        linears: the linears of these hops alone, in their order, by kernel.
         bandwidth_bytes_per_s: read bandwidth of each run that measured one.
         warnings: what was left out, and why.
     """
@@ -50,6 +55,7 @@ class FitInput:
     energy: list[EnergyWork] = field(default_factory=list)
     launches: list[LaunchChain] = field(default_factory=list)
     between: dict[str, list[HopBetween]] = field(default_factory=lambda: defaultdict(list))
+    linears: dict[str, list[HopLinears]] = field(default_factory=lambda: defaultdict(list))
     bandwidth_bytes_per_s: list[float] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -197,6 +203,16 @@ def _take_derived(found: FitInput, record: RunRecord) -> None:
         found.between[hop["kernel"]].append(
             HopBetween(
                 hop["layers"], hop["batch_size"], hop["row_bytes"], hop["hidden"], hop["intermediate"], *time
+            )
+        )
+        found.linears[hop["kernel"]].append(
+            HopLinears(
+                hop["batch_size"],
+                hop["hidden"],
+                hop["intermediate"],
+                merged_layers(*(hop[name] for name in _LAYER_SIZES)),
+                Layer(hop["vocabulary"], hop["hidden"]),
+                hop["linears_us_p50"] * 1e-6,
             )
         )
     bandwidth = derived.get("read_bandwidth")

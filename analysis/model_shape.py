@@ -54,6 +54,29 @@ _HIDDEN_PASSES, _WIDE_PASSES = 8, 3
 _LOGITS_PASSES = 1
 
 
+def merged_layers(
+    layers: int, hidden: int, intermediate: int, heads: int, kv_heads: int, head_dim: int
+) -> tuple[Layer, ...]:
+    """Return the linears of all decoder layers in the order of a hop, q/k/v and gate/up in one.
+
+    Args:
+        layers: decoder layers.
+        hidden: width of the residual stream.
+        intermediate: width inside the feed-forward block.
+        heads: query heads.
+        kv_heads: key and value heads.
+        head_dim: width of a head.
+    """
+    queries = heads * head_dim
+    sizes = (
+        (queries + 2 * kv_heads * head_dim, hidden),
+        (hidden, queries),
+        (2 * intermediate, hidden),
+        (hidden, intermediate),
+    )
+    return tuple(Layer(n, k, layers) for n, k in sizes)
+
+
 @dataclass(frozen=True)
 class ModelShape:
     """Sizes of a decoder-only model.

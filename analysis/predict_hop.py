@@ -85,11 +85,15 @@ class HopSetting:
 def linears_time(machine: Machine, model: ModelShape, kernel: str, engine: HopEngine, row: int) -> Cost:
     """Return the device time of a hop's linears and its output layer over the batch, s.
 
-    The output layer is native; an eager hop multiplies it by torch whatever the kernel.
+    The output layer is native; an eager hop multiplies it by torch whatever the kernel. Of the fused engine they are
+    what its hops take in their order, where that was measured.
     """
     head = kernel if kernel in NATIVE_KERNELS and engine is not HopEngine.EAGER else BASELINE
     linears = _products_time(machine, kernel, model.linears(engine), engine, row)
-    return linears.plus(_products_time(machine, head, (model.head,), engine, row))
+    calls = linears.plus(_products_time(machine, head, (model.head,), engine, row))
+    if engine is not HopEngine.FUSED:
+        return calls
+    return deviating(calls, machine.linears_of(kernel), model.intermediate, model.hidden)
 
 
 def why_no_gemv(machine: Machine, engine: HopEngine) -> str | None:

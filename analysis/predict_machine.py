@@ -123,6 +123,7 @@ class Machine:
         warnings: what a reader must know.
         left_out: kernels that were fitted and that this machine cannot run, with the reason.
         between: what lies between the linears of the fused engine's hops, by kernel.
+        linears: what its linears in their order differ from the sum of their calls, by kernel.
     """
 
     name: str
@@ -142,6 +143,7 @@ class Machine:
     cache_bytes: float | None = None
     left_out: Mapping[str, str] = field(default_factory=dict)
     between: Mapping[str, BetweenCost] = field(default_factory=dict)
+    linears: Mapping[str, Deviations] = field(default_factory=dict)
 
     @property
     def draws(self) -> int:
@@ -157,9 +159,11 @@ class Machine:
         A kernel that was not measured takes that of the first of its scheme (``fused_``, ``unfused_``, ``native_``), or
         else the baseline's; None where nothing was measured.
         """
-        scheme = kernel.split("_")[0]
-        alike = (name for name in self.between if name.split("_")[0] == scheme)
-        return self.between.get(kernel) or self.between.get(next(alike, BASELINE))
+        return self.between.get(_of_scheme(kernel, self.between))
+
+    def linears_of(self, kernel: str) -> Deviations:
+        """Return what a kernel's linears in the fused engine's order differ from the sum of their calls, as above."""
+        return self.linears.get(_of_scheme(kernel, self.linears), NO_DEVIATIONS)
 
     def kernel(self, name: str) -> KernelCost:
         """Return a kernel's costs.
@@ -248,6 +252,7 @@ def transferred(fits: FitsFile, origin: GpuFigures, target: GpuFigures) -> Machi
         cache_bytes=target.cache_bytes,
         kernels=kernels,
         between={name: BetweenCost(cost.time) for name, cost in here.between.items()},
+        linears={},
         energy=None
         if energy is None
         else energy.scaled(dict.fromkeys(("static_w", ACTIVE, BETWEEN), target.tdp_w / origin.tdp_w)),
@@ -281,7 +286,7 @@ def _machine(
                 _ordered(kernel, fit.time),
                 fit.pass_bytes_per_weight,
                 fit.bits,
-                Deviations.of(fit.time),
+                Deviations.of(fit.time.residuals),
             )
             for kernel, fit in fits.kernels.items()
         },
@@ -294,14 +299,23 @@ def _machine(
         cards=tuple(fits.cards),
         warnings=tuple(warnings),
         between={
-            kernel: BetweenCost(Draws.of(fit), Deviations.of(fit)) for kernel, fit in fits.between.items()
+            kernel: BetweenCost(Draws.of(fit), Deviations.of(fit.residuals))
+            for kernel, fit in fits.between.items()
         },
+        linears={kernel: Deviations.of(rows) for kernel, rows in fits.linears.items()},
     )
     if machine.draws < LEAST_DRAWS:
         raise ValueError(
             f"the fits of {fits.machine} hold {machine.draws} draws, intervals need {LEAST_DRAWS} or more"
         )
     return machine
+
+
+def _of_scheme(kernel: str, measured: Mapping[str, object]) -> str:
+    """The kernel itself if it was measured, else the first of its scheme, else the baseline."""
+    scheme = kernel.split("_")[0]
+    alike = (name for name in measured if name.split("_")[0] == scheme)
+    return kernel if kernel in measured else next(alike, BASELINE)
 
 
 def _ordered(kernel: str, fit: Fitted) -> Draws:

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
-from analysis.fit_crossing import Layer
-from analysis.model_shape import DTYPE_BYTES, HopEngine, ModelShape
+from analysis.model_shape import DTYPE_BYTES, HopEngine, ModelShape, merged_layers
 from reasoning.model_table import get_model_spec
 
 # A small and a large hidden width, with and without norms of heads, with a large and a small vocabulary.
@@ -65,13 +64,6 @@ class HopSize:
     @property
     def shape(self) -> ModelShape:
         """The sizes as predictions have them."""
-        queries = self.heads * self.head_dim
-        sizes = (
-            (queries + 2 * self.kv_heads * self.head_dim, self.hidden),
-            (self.hidden, queries),
-            (2 * self.intermediate, self.hidden),
-            (self.hidden, self.intermediate),
-        )
         return ModelShape(
             key="",
             layers=self.layers,
@@ -80,7 +72,9 @@ class HopSize:
             kv_heads=self.kv_heads,
             head_dim=self.head_dim,
             vocabulary=self.vocabulary,
-            merged=tuple(Layer(n, k, self.layers) for n, k in sizes),
+            merged=merged_layers(
+                self.layers, self.hidden, self.intermediate, self.heads, self.kv_heads, self.head_dim
+            ),
             separate=(),
         )
 

@@ -26,7 +26,7 @@ def scale_section(inputs: Inputs, catalogue: Catalogue) -> Section:
         if not kernels or BASELINE not in fits.kernels or not models:
             continue
         times = {
-            name: KernelTime(list(map(float, kernel.time.point())), Deviations.of(kernel.time))
+            name: KernelTime(list(map(float, kernel.time.point())), Deviations.of(kernel.time.residuals))
             for name, kernel in fits.kernels.items()
         }
         panels = tuple(scale_panel(kernel, times, kernel, models, batches) for kernel in kernels)

@@ -108,6 +108,14 @@ def sweep(rows: list[SweepRow] | None = None, *, number: int = 0, **changed: Any
     return RunRecord(**(fields | changed))
 
 
+def linears_s(layers: int, batch: int) -> float:
+    """What linears of bf16 of a hop of 1024 wide layers take in their order: a tenth more than their calls."""
+    shapes = [(4096, 1024), (1024, 2048), (6144, 1024), (1024, 3072)] * layers + [(32768, 1024)]
+    n, k = (np.array(sizes, dtype=np.float64) for sizes in zip(*shapes, strict=True))
+    truth = np.array([TRUTH["bf16"]])
+    return 1.1 * float(call_s(truth, np.full(len(n), float(batch)), n, k).sum())
+
+
 def hop_parts(kernel: str = "bf16") -> list[dict[str, Any]]:
     """What a sweep for a fit keeps of hops and their linears."""
     rows = []
@@ -123,6 +131,11 @@ def hop_parts(kernel: str = "bf16") -> list[dict[str, Any]]:
                     "row_bytes": row_bytes,
                     "hidden": 1024,
                     "intermediate": 3072,
+                    "heads": 16,
+                    "kv_heads": 8,
+                    "head_dim": 128,
+                    "vocabulary": 32768,
+                    "linears_us_p50": 1e6 * linears_s(layers, batch),
                     "time_us_p50": us,
                     "time_us_p05": 0.99 * us,
                     "time_us_p95": 1.01 * us,

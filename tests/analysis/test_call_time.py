@@ -43,7 +43,7 @@ def test_measured_calls_come_out_as_measured() -> None:
         for m in (1, 8, 64)
         for n, k in SHAPES
     }
-    deviations = Deviations.of(fit_of(observed))
+    deviations = Deviations.of(fit_of(observed).residuals)
     for (m, n, k), time_s in observed.items():
         assert float(call_time(PARAMETERS, deviations, n, k).at(m)) == pytest.approx(time_s, rel=1e-9)
 
@@ -52,7 +52,7 @@ def test_between_measured_rows_the_deviation_is_a_line_and_stays_beyond() -> Non
     n, k = SHAPES[0]
     formula = call_cost(PARAMETERS, n, k)
     observed = {(m, n, k): float(formula.at(m)) + extra for m, extra in ((8, 1e-6), (16, 3e-6), (64, -1e-6))}
-    found = call_time(PARAMETERS, Deviations.of(fit_of(observed)), n, k)
+    found = call_time(PARAMETERS, Deviations.of(fit_of(observed).residuals), n, k)
     wanted = {0: 1e-6, 1: 1e-6, 8: 1e-6, 12: 2e-6, 16: 3e-6, 40: 1e-6, 64: -1e-6, 512: -1e-6}
     for m, extra in wanted.items():
         assert float(found.at(m)) - float(formula.at(m)) == pytest.approx(extra, abs=1e-12)
@@ -61,7 +61,7 @@ def test_between_measured_rows_the_deviation_is_a_line_and_stays_beyond() -> Non
 def test_near_shapes_take_part_of_it_and_far_ones_none() -> None:
     n, k = 4096, 4096
     slow = {(1, n, k): 1.5 * float(call_cost(PARAMETERS, n, k).at(1))}
-    deviations = Deviations.of(fit_of(slow))
+    deviations = Deviations.of(fit_of(slow).residuals)
     # One octave away: weight 1 against a pull of 1, so half of the logarithm.
     assert deviations.factors(2 * n, k) == pytest.approx({1: math.sqrt(1.5)})
     assert deviations.factors(n, k // 2) == pytest.approx({1: math.sqrt(1.5)})
@@ -74,7 +74,7 @@ def test_opposite_neighbours_cancel() -> None:
     n, k = 4096, 4096
     formula = {size: float(call_cost(PARAMETERS, size, k).at(4)) for size in (n // 2, 2 * n)}
     deviations = Deviations.of(
-        fit_of({(4, n // 2, k): 2 * formula[n // 2], (4, 2 * n, k): formula[2 * n] / 2})
+        fit_of({(4, n // 2, k): 2 * formula[n // 2], (4, 2 * n, k): formula[2 * n] / 2}).residuals
     )
     assert deviations.factors(n, k) == pytest.approx({4: 1.0})
 
