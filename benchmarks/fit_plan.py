@@ -24,6 +24,8 @@ _UNDECODED = ("null_nf4", "null_int8")
 # One of each width: what a product of ours takes per row is that of its width.
 _MANY_ROWS = ("fused_nf4", "fused_int8")
 _COMPUTE_BOUND_M = 1024
+# Energy windows of a larger matrix tell no more, and those of records before have this one.
+_MOST_WEIGHTS = 28672 * 4096
 # Writes the decoded weight, which stays in the cache at the largest shape that fits into it.
 _COPYING = "unfused_nf4"
 _CHAIN_REPEATS = 40
@@ -107,7 +109,8 @@ def fit_plan(sweep: SweepPlan, target: Target) -> FitPlan:
         target: the device; a CPU gets a small variant and no graphs.
     """
     named = {variant.name: variant for variant in sweep.variants}
-    large = max(sweep.shapes, key=lambda shape: shape.n * shape.k)
+    windowed = [shape for shape in sweep.shapes if shape.n * shape.k <= _MOST_WEIGHTS]
+    large = max(windowed, key=lambda shape: shape.n * shape.k)
     square = next(shape for shape in sweep.shapes if shape.n == shape.k and shape != large)
     decoding = tuple(v for name, v in named.items() if name.startswith(_DECODING))
     baseline = (named[BASELINE],)

@@ -119,6 +119,7 @@ def test_on_a_gpu_the_plan_covers_what_tells_parameters_apart_in_time() -> None:
         "4096x4096",
         "4096x14336",
         "28672x4096",
+        "29568x8192",
     ]
     assert sweep.ms == (1, 8, 16, 32, 64, 128, 160, 256) and sweep.repeats == 12
     assert {variant.name for variant in sweep.variants} == KERNELS | {"gemv_bf16"}
@@ -136,6 +137,11 @@ def test_on_a_gpu_the_plan_covers_what_tells_parameters_apart_in_time() -> None:
     assert found.windows == 26 and found.windows * (found.window_s + found.lead_in_s) < 150
     assert len(set(found.graphs)) > 1 and {syncs for _, syncs in found.eager} == {1, 16, 64}
     assert max(p.ms[0] for p in found.energy) == 1024
+    assert {str(shape) for p in found.energy for shape in p.shapes} == {
+        "28672x4096",
+        "1024x1024",
+        "4096x4096",
+    }
     # A decoded weight that stays in the cache: 33.5 of 63 MB.
     copying = found.energy[-1]
     assert [v.name for v in copying.variants] == ["unfused_nf4"] and str(copying.shapes[0]) == "4096x4096"
