@@ -86,8 +86,7 @@ def check_prediction(prediction: Prediction, records: Sequence[RunRecord]) -> Ch
         if reason is not None:
             unfit[reason].append(record.run_id)
             continue
-        used.append(record)
-        unknown = calibrated = 0
+        unknown = calibrated = compared = 0
         for row in record.results:
             if not isinstance(row, VariantResult):
                 continue
@@ -97,7 +96,11 @@ def check_prediction(prediction: Prediction, records: Sequence[RunRecord]) -> Ch
             elif cell.calibrated:
                 calibrated += 1
             else:
-                held_out += _compare(prediction, record, row, cell)
+                found = list(_compare(prediction, record, row, cell))
+                held_out += found
+                compared += len(found)
+        if compared or calibrated:
+            used.append(record)
         if unknown:
             uncompared["were not predicted"][record.run_id] = unknown
         if calibrated:

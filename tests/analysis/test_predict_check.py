@@ -120,6 +120,15 @@ def test_runs_on_another_card_than_the_fits_are_said(
     assert ("another card than the fits" in " ".join(shown.output.split())) is (is_same is False)
 
 
+def test_a_run_that_checks_nothing_has_no_say_in_the_card() -> None:
+    stranger = chain(HOPS, model="other", number=1)
+    state = stranger.environment.gpus[0].model_copy(update={"uuid": "GPU-7"})
+    environment = stranger.environment.model_copy(update={"gpus": [state]})
+    elsewhere = stranger.model_copy(update={"environment": environment})
+    found = check_prediction(prediction(fit_cards=["GPU-1"]), [chain(HOPS), elsewhere])
+    assert found.is_same_card is True and "were not predicted" in found.skipped[0]
+
+
 @pytest.mark.parametrize(
     ("run", "message"),
     [
