@@ -75,11 +75,9 @@ class FitPlan:
 
     def has_window(self, size: HopSize, kernel: str) -> bool:
         """Whether the energy of a hop is measured."""
-        if size.layers < max(hop.layers for hop in self.hops) or size.batch_size not in _HOP_WINDOWS.get(
-            kernel, ()
-        ):
-            return False
-        return kernel == BASELINE or size.hidden == max(hop.hidden for hop in self.hops)
+        is_longest = size.layers == max(hop.layers for hop in self.hops)
+        is_wanted = is_longest and size.batch_size in _HOP_WINDOWS.get(kernel, ())
+        return is_wanted and (kernel == BASELINE or size.hidden == max(hop.hidden for hop in self.hops))
 
     @property
     def windows(self) -> int:
