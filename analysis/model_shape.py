@@ -46,7 +46,8 @@ KERNELS: Mapping[HopEngine, Kernels] = {
     # Two for heads, rotation and cache (three for one row), two for residuals with norms, one for the activation.
     HopEngine.COMPILE: Kernels(per_layer=5, attention=1, head_norm=0, bias=0, alone=1, once=8),
     # One for each call, at any number of rows; heads, rotation and cache belong to the one of attention.
-    HopEngine.FUSED: Kernels(per_layer=3, attention=1, head_norm=0, bias=0, alone=0, once=8),
+    # Once: the rows of the embedding, the first norm, the most likely token, two to accept it, and the copy.
+    HopEngine.FUSED: Kernels(per_layer=3, attention=1, head_norm=0, bias=0, alone=0, once=6),
     HopEngine.EAGER: Kernels(per_layer=32, attention=2, head_norm=16, bias=3, alone=0, once=24),
 }
 # Tensors of the hidden width that a row reads and writes between the linears of a layer, and of the feed-forward width.

@@ -76,35 +76,43 @@ def _join(
     stored,
     pieces,
     GROUP: tl.constexpr,
+    GROUP_ROWS: tl.constexpr,
     HALF: tl.constexpr,
     HALF_WIDTH: tl.constexpr,
     PIECES: tl.constexpr,
-    TOGETHER: tl.constexpr,
 ):
-    """Add up the pieces of a key head, of which ``stored`` hold columns."""
+    """Add up the pieces of a key head, of which ``stored`` hold columns; every thread adds its own elements."""
     dims = tl.arange(0, 2 * HALF_WIDTH)
-    is_dim = dims < 2 * HALF
-    index = tl.arange(0, PIECES)
-    for start in tl.static_range(0, GROUP, TOGETHER):
-        rows = start + tl.arange(0, TOGETHER)
-        slot = (head * GROUP + rows[:, None]) * pieces + index[None, :]
-        is_slot = (rows < GROUP)[:, None] & (index < stored)[None, :]
-        # Past the first-level cache, which does not see what other multiprocessors write.
-        tops = tl.load(tops_ptr + slot, mask=is_slot, other=-1.0e30, cache_modifier=".cg")
-        totals = tl.load(totals_ptr + slot, mask=is_slot, other=1.0, cache_modifier=".cg")
+    rows = tl.arange(0, GROUP_ROWS)
+    is_row = rows < GROUP
+    is_dim = (dims < 2 * HALF)[None, :]
+    first = (head * GROUP + rows) * pieces
+    highest = tl.full((GROUP_ROWS,), -1.0e30, tl.float32)
+    # Past the first-level cache, which does not see what other multiprocessors write.
+    for piece in tl.static_range(PIECES):
+        is_stored = is_row & (piece + 0 * rows < stored)
+        top = tl.load(tops_ptr + first + piece, mask=is_stored, other=-1.0e30, cache_modifier=".cg")
+        highest = tl.maximum(highest, top)
+    total = tl.zeros((GROUP_ROWS,), tl.float32)
+    joined = tl.zeros((GROUP_ROWS, 2 * HALF_WIDTH), tl.float32)
+    for piece in tl.static_range(PIECES):
+        is_stored = is_row & (piece + 0 * rows < stored)
+        slot = first + piece
+        top = tl.load(tops_ptr + slot, mask=is_stored, other=-1.0e30, cache_modifier=".cg")
+        share = tl.exp2(top - highest)
+        total += tl.load(totals_ptr + slot, mask=is_stored, other=1.0, cache_modifier=".cg") * share
         sums = tl.load(
-            sums_ptr + slot[:, :, None] * (2 * HALF) + dims[None, None, :],
-            mask=is_slot[:, :, None] & is_dim[None, None, :],
+            sums_ptr + slot[:, None] * (2 * HALF) + dims[None, :],
+            mask=is_stored[:, None] & is_dim,
             other=0.0,
             cache_modifier=".cg",
         )
-        shares = tl.exp2(tops - tl.max(tops, axis=1)[:, None])
-        joined = tl.sum(sums * shares[:, :, None], axis=1) / tl.sum(totals * shares, axis=1)[:, None]
-        tl.store(
-            out_ptr + (head * GROUP + rows[:, None]) * (2 * HALF) + dims[None, :],
-            round_to(joined, out_ptr.dtype.element_ty),
-            mask=(rows < GROUP)[:, None] & is_dim[None, :],
-        )
+        joined += sums * share[:, None]
+    tl.store(
+        out_ptr + (head * GROUP + rows[:, None]) * (2 * HALF) + dims[None, :],
+        round_to(joined / total[:, None], out_ptr.dtype.element_ty),
+        mask=is_row[:, None] & is_dim,
+    )
 
 
 @triton.jit
@@ -128,12 +136,12 @@ def attention_kernel(
     scale_log2,
     epsilon,
     GROUP: tl.constexpr,
+    GROUP_ROWS: tl.constexpr,
     ROWS: tl.constexpr,
     HALF: tl.constexpr,
     HALF_WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
     PIECES: tl.constexpr,
-    TOGETHER: tl.constexpr,
     MAKES_HEADS: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     HAS_NORM: tl.constexpr,
@@ -260,9 +268,9 @@ def attention_kernel(
                 stored,
                 pieces,
                 GROUP,
+                GROUP_ROWS,
                 HALF,
                 HALF_WIDTH,
                 PIECES,
-                TOGETHER,
             )
             tl.store(arrivals_ptr + head, 0)

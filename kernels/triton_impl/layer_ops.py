@@ -2,7 +2,8 @@
 
 One hop of one sequence is bound by launches, so that each function is one kernel, and on Hopper each lets the next one
 start early (programmatic dependent launch): a launch and the filling of the multiprocessors pass behind the kernel
-before. Every kernel waits for the one before it ahead of its first access to memory. Roundings are those of the torch
+before. Every kernel waits for the one before it ahead of its first access to memory, but for weights that are known to
+be older: they come from memory, every hop anew, and are asked for ahead of that wait. Roundings are those of the torch
 functions in ``reasoning.engine.layer_math``, operation by operation.
 
 Traffic: inputs and outputs once.
@@ -86,23 +87,29 @@ def _norm_kernel(
     HAS_UPDATE: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     BLOCK: tl.constexpr,
+    IS_SETTLED: tl.constexpr,
     DEPENDENT: tl.constexpr,
 ):
-    begin(DEPENDENT)
+    start_next(DEPENDENT)
+    if not IS_SETTLED:
+        wait_for_previous(DEPENDENT)
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     inside = columns < width
+    weight = tl.load(weight_ptr + columns, mask=inside, other=0.0).to(tl.float32)
+    if HAS_BIAS:
+        bias = tl.load(bias_ptr + columns, mask=inside, other=0.0).to(tl.float32)
+    if IS_SETTLED:
+        wait_for_previous(DEPENDENT)
     DTYPE: tl.constexpr = normal_ptr.dtype.element_ty
     x = tl.load(x_ptr + row * width + columns, mask=inside, other=0.0).to(tl.float32)
     if HAS_UPDATE:
         update = tl.load(update_ptr + row * update_stride + columns, mask=inside, other=0.0).to(tl.float32)
         if HAS_BIAS:
-            bias = tl.load(bias_ptr + columns, mask=inside, other=0.0).to(tl.float32)
             update = rounded(update + bias, DTYPE)
         x = rounded(x + update, DTYPE)
         tl.store(sum_ptr + row * width + columns, round_to(x, DTYPE), mask=inside)
     scale = tl.rsqrt(tl.sum(x * x, axis=0) / width + epsilon)
-    weight = tl.load(weight_ptr + columns, mask=inside, other=0.0).to(tl.float32)
     normal = round_to(weight * rounded(x * scale, DTYPE), DTYPE)
     tl.store(normal_ptr + row * width + columns, normal, mask=inside)
 
@@ -131,21 +138,28 @@ def _silu_kernel(
     tl.store(out_ptr + row * width + columns, round_to(silu * up, DTYPE), mask=inside)
 
 
-def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+def rms_norm(x: Tensor, weight: Tensor, epsilon: float, *, is_settled: bool = False) -> Tensor:
     """Root-mean-square norm of rows.
 
     Args:
         x: [rows, k], contiguous.
         weight: [k].
         epsilon: added to the mean square.
+        is_settled: the weight is older than any kernel in flight, and is read while the one ahead may still run.
     """
     normal = torch.empty_like(x)
-    _norm(x, None, None, weight, epsilon, x, normal)
+    _norm(x, None, None, weight, epsilon, x, normal, is_settled=is_settled)
     return normal
 
 
 def add_norm(
-    residual: Tensor, update: Tensor, bias: Tensor | None, weight: Tensor, epsilon: float
+    residual: Tensor,
+    update: Tensor,
+    bias: Tensor | None,
+    weight: Tensor,
+    epsilon: float,
+    *,
+    is_settled: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Add a block's output to the residual stream, and normalize it for the next block.
 
@@ -155,12 +169,13 @@ def add_norm(
         bias: [hidden] or None.
         weight: of the next norm, [hidden].
         epsilon: of the next norm.
+        is_settled: as in :func:`rms_norm`, weight and bias.
 
     Returns:
         The new residual and its norm.
     """
     total, normal = torch.empty_like(residual), torch.empty_like(residual)
-    _norm(residual, update, bias, weight, epsilon, total, normal)
+    _norm(residual, update, bias, weight, epsilon, total, normal, is_settled=is_settled)
     return total, normal
 
 
@@ -172,6 +187,8 @@ def _norm(
     epsilon: float,
     total: Tensor,
     normal: Tensor,
+    *,
+    is_settled: bool,
 ) -> None:
     rows, width = x.shape
     block = triton.next_power_of_2(width)
@@ -189,6 +206,7 @@ def _norm(
         HAS_UPDATE=update is not None,
         HAS_BIAS=bias is not None,
         BLOCK=block,
+        IS_SETTLED=is_settled,
         DEPENDENT=dependent,
         num_warps=min(16, max(1, block // 256)),
         **launch_options(dependent),

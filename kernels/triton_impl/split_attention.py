@@ -20,18 +20,14 @@ from kernels.triton_impl.layer_ops import can_depend, launch_options
 
 _MULTIPROCESSORS = 132
 """Of an H200, for devices that do not say."""
-_BLOCK_BUFFER_BYTES = 2**16
-"""Shared memory for blocks of columns on their way: three of 32 16-bit keys and values of 128, one of 128 columns."""
+_BLOCK_BYTES = 2**16
+"""Of a block of keys and values; two of them are in a multiprocessor's shared memory."""
 _MOST_PIECES = 32
 """The last program takes longer to add more of them up than they save."""
-_FILLED = 0.9
-"""Share of the room for large programs from which on they are faster than small ones."""
 # The interpreter keeps bf16 as bare 16-bit integers, and multiplies them as such.
 _WIDENS = bool(IS_INTERPRETED.value)
 _LEAST_ROWS, _LEAST_DEPTH = 16, 16
 """Rows of the smallest matrix instruction, and products that it adds up."""
-_JOINED_AT_ONCE = 8192
-"""Partial sums that the last program holds in registers."""
 
 
 @dataclass(frozen=True)
@@ -41,18 +37,18 @@ class Tiling:
     Attributes:
         block: columns that are read in one go.
         num_warps: of a program.
+        num_stages: the block that is computed with and those on their way.
         each: programs that a multiprocessor holds.
     """
 
     block: int
     num_warps: int
+    num_stages: int
     each: int
 
 
-SMALL = Tiling(32, 2, 4)
-"""Programs that find room on a multiprocessor while a linear still runs there."""
-LARGE = Tiling(128, 4, 2)
-"""Programs for key heads enough to fill the GPU once, uncut."""
+TILING = Tiling(block=64, num_warps=4, num_stages=2, each=4)
+"""The fastest of whole hops on an H200 with 1 to 128 sequences, or within 2 % of it (docs/kernels.md)."""
 
 
 def split_attention(q: Tensor, keys: Tensor, values: Tensor, column: Tensor, arrivals: Tensor) -> Tensor:
@@ -162,9 +158,9 @@ def _attend(
             f"arrivals is {arrivals.dtype} {list(arrivals.shape)}, the kernel counts in torch.int32 [{programs}]"
         )
     multiprocessors = _multiprocessors(q.device)
-    tiling = tiling_of(programs, multiprocessors)
-    blocks = triton.cdiv(max_len, tiling.block)
-    pieces = pieces_of(programs, blocks, tiling.each * multiprocessors)
+    block = block_of(TILING.block, head_dim * q.element_size())
+    blocks = triton.cdiv(max_len, block)
+    pieces = pieces_of(programs, blocks, TILING.each * multiprocessors)
     heads = programs * group
     out = q.new_empty((batch, kv_heads * group * head_dim))
     sums, tops, totals = out, out, out
@@ -197,12 +193,12 @@ def _attend(
         head_dim**-0.5 * math.log2(math.e),
         epsilon,
         GROUP=group,
+        GROUP_ROWS=group_rows,
         ROWS=max(_LEAST_ROWS, group_rows),
         HALF=head_dim // 2,
         HALF_WIDTH=half_width,
-        BLOCK=tiling.block,
+        BLOCK=block,
         PIECES=padded_pieces,
-        TOGETHER=max(1, min(group_rows, _JOINED_AT_ONCE // (padded_pieces * 2 * half_width))),
         MAKES_HEADS=parts is not None,
         HAS_BIAS=bias is not None,
         HAS_NORM=head_norm is not None,
@@ -210,22 +206,23 @@ def _attend(
         IS_SETTLED=is_settled,
         WIDENS=_WIDENS,
         DEPENDENT=dependent,
-        num_warps=tiling.num_warps,
-        num_stages=_num_stages(2 * tiling.block * head_dim * q.element_size()),
+        num_warps=TILING.num_warps,
+        num_stages=TILING.num_stages,
         **launch_options(dependent),
     )
     return out
 
 
-def tiling_of(programs: int, multiprocessors: int) -> Tiling:
-    """How a launch is cut, by what was fastest on an H200 for 1 to 128 sequences of 8 key heads (docs/kernels.md).
+def block_of(most: int, head_bytes: int) -> int:
+    """Columns of a block: ``most``, halved until its keys and values leave room for a second one.
 
     Args:
-        programs: key heads of the batch.
-        multiprocessors: of the GPU.
+        most: columns where heads are narrow enough.
+        head_bytes: of one key.
     """
-    room = LARGE.each * multiprocessors
-    return LARGE if _FILLED * room <= programs <= room else SMALL
+    while most > _LEAST_DEPTH and 2 * most * head_bytes > _BLOCK_BYTES:
+        most //= 2
+    return most
 
 
 def pieces_of(programs: int, blocks: int, room: int) -> int:
@@ -237,11 +234,6 @@ def pieces_of(programs: int, blocks: int, room: int) -> int:
         room: programs that the GPU holds.
     """
     return max(1, min(blocks, _MOST_PIECES, room // programs))
-
-
-def _num_stages(block_bytes: int) -> int:
-    """Blocks on their way and the one that is computed with, as Triton counts them."""
-    return 1 + max(1, min(3, _BLOCK_BUFFER_BYTES // block_bytes))
 
 
 @cache

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reasoning.engine.attention import hop_attention
+from reasoning.engine.sampling import argmax
 
 _MOST_COMPILED_SHAPES = 256
 """Batch sizes and models that one process may compile for."""
@@ -257,6 +258,7 @@ class LayerMath:
     silu_times: Callable[..., Any] = silu_times
     accept: Callable[..., Any] = accept
     native_linear: Callable[[Tensor, Tensor], Tensor] = F.linear
+    argmax: Callable[[Tensor], Tensor] = argmax
 
 
 # fullgraph: what cannot be compiled is an error, never a slow path that nobody sees.
@@ -276,27 +278,28 @@ def compiled_layer_math() -> LayerMath:
 
 
 def fused_layer_math(device: torch.device) -> LayerMath:
-    """The functions of a layer by our own kernels, those of a hop compiled; first calls as above.
+    """The functions of a hop by our own kernels, but for ``accept``, which is compiled; first calls as above.
 
     Raises:
         ValueError: the device has no Triton kernels.
     """
     # Imported late: without a GPU there may be no triton.
-    from kernels.triton_impl import gemv, layer_ops
+    from kernels.triton_impl import gemv, hop_ends, layer_ops
     from kernels.triton_impl.decode import IS_INTERPRETED
 
     is_cuda = device.type == "cuda"
     if not is_cuda and not IS_INTERPRETED.value:
         raise ValueError(f"the fused engine's kernels run on cuda, the model is on {device}")
     return LayerMath(
-        begin_hop=_compile_one(begin_hop) if is_cuda else begin_hop,
-        rms_norm=layer_ops.rms_norm,
+        begin_hop=hop_ends.begin_hop,
+        rms_norm=partial(layer_ops.rms_norm, is_settled=True),
         attend=_attend_in_one_kernel,
-        add_norm=layer_ops.add_norm,
+        add_norm=partial(layer_ops.add_norm, is_settled=True),
         silu_times=layer_ops.silu_times,
         accept=_compile_one(accept) if is_cuda else accept,
         # Interpreted, a product takes seconds.
         native_linear=gemv.native_linear if is_cuda else F.linear,
+        argmax=hop_ends.Argmax(),
     )
 
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
+
+argmax: Callable[[Tensor], Tensor] = partial(torch.argmax, dim=-1)
+"""Index of the largest logit of each row."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +37,16 @@ class Sampling:
         """A generator for the draws; None where nothing is drawn."""
         return None if self.temperature == 0 else torch.Generator(device).manual_seed(self.seed)
 
-    def choose(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Next tokens int64 [batch] from logits [batch, vocabulary]."""
+    def choose(
+        self,
+        logits: Tensor,
+        generator: torch.Generator | None,
+        argmax: Callable[[Tensor], Tensor] = argmax,
+    ) -> Tensor:
+        """Next tokens int64 [batch] from logits [batch, vocabulary], the most likely ones by ``argmax``."""
         if generator is None:
-            return logits.argmax(dim=-1)
+            return argmax(logits)
         # The smallest of exponential draws with rates p is token i with probability p_i.
         probabilities = torch.softmax(logits.float() / self.temperature, dim=-1)
         draws = torch.empty_like(probabilities).exponential_(generator=generator)
-        return (probabilities / draws).argmax(dim=-1)
+        return argmax(probabilities / draws)

@@ -232,7 +232,7 @@ class Session:
         self._accept(self._logits)
 
     def _accept(self, logits: Tensor) -> None:
-        sampled = self._sampling.choose(logits, self._generator)
+        sampled = self._sampling.choose(logits, self._generator, self._math.argmax)
         self._math.accept(sampled, *self.state.buffers_of_accept())
         self.state.send_remaining()
 

@@ -119,7 +119,7 @@ def test_the_fused_engine_is_a_lower_bound_only_until_it_is_measured() -> None:
     said = why_too_short(from_fits(fits(), H200), SETTING)
     assert said is not None and said.endswith("or measure it with `qt-profile sweep --for-fit`")
     linears = float(linears_time(measured(), MODEL, "bf16", HopEngine.FUSED, 0).at(1))
-    counted = (2 * 3 + 8) * HOST["node_s"] + 2 * TRUTH["bf16"][0] + HOST["graph_s"]
+    counted = (2 * 3 + 6) * HOST["node_s"] + 2 * TRUTH["bf16"][0] + HOST["graph_s"]
     found = float(hop_time_of(from_fits(fits(), H200), MODEL, "bf16", SETTING, 0).at(1))
     assert found - linears - counted == pytest.approx(
         (between_s(MODEL, 1) - ONCE_S - 2 * LAYER_S) / TRAFFIC, rel=1e-6

@@ -187,7 +187,7 @@ def test_compile_runs_the_kernels_that_are_counted(model: str, batch: int) -> No
 def test_fused_runs_the_kernels_that_are_counted(
     family: str, batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from kernels.triton_impl import layer_ops, split_attention
+    from kernels.triton_impl import hop_ends, layer_ops, split_attention
 
     launches: Counter[str] = Counter()
 
@@ -203,15 +203,23 @@ def test_fused_runs_the_kernels_that_are_counted(
         Decoder.from_model(small_model(family)), get_kernel("bf16"), batch, 64, mode=StepMode.FUSED
     )
     session.start([[1, 2, 3], [1, 2]][:batch], [4] * batch)
-    modules = {"_norm_kernel": layer_ops, "_silu_kernel": layer_ops, "attention_kernel": split_attention}
+    modules = {
+        "_norm_kernel": layer_ops,
+        "_silu_kernel": layer_ops,
+        "attention_kernel": split_attention,
+        "_begin_kernel": hop_ends,
+        "_argmax_kernel": hop_ends,
+    }
     for name, module in modules.items():
         monkeypatch.setattr(module, name, Launches(name, getattr(module, name)))
     session.hop()
     counted = KERNELS[HopEngine.FUSED]
     assert launches.pop("attention_kernel") == 3 * counted.attention
-    # The first norm belongs to the hop; what else happens once is compiled as in the engine of that name.
-    assert launches.total() == 3 * counted.per_layer + 1
-    assert counted.once == KERNELS[HopEngine.COMPILE].once
+    assert launches["_begin_kernel"] == launches["_argmax_kernel"] == 1
+    # The first norm belongs to the hop.
+    assert launches.total() == 3 * counted.per_layer + 3
+    accepted = kernels_made_of(layer_math.accept, *sizes_of("qwen3-0.6b", 8)["accept"])
+    assert counted.once == 3 + accepted + 1
     assert shape(family).other_kernels(HopEngine.FUSED, batch) == 3 * counted.per_layer + counted.once
 
 
@@ -252,7 +260,7 @@ def test_attention_on_a_gpu_launches_the_kernels_that_are_counted() -> None:
         def __getitem__(self, grid: object) -> Any:
             return lambda *arguments, **options: launched.append(grid)
 
-    cache = (bf16(2, 4, 256, 32), bf16(2, 4, 256, 32))
+    cache = (bf16(2, 4, 512, 32), bf16(2, 4, 512, 32))
     with mock.patch.object(split, "attention_kernel", Launch()):
         split.split_attention(bf16(2, 4, 2, 32), *cache, whole(2), torch.zeros(8, dtype=torch.int32))
     # Eight key heads, and columns enough for eight pieces of each.

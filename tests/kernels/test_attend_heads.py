@@ -151,7 +151,7 @@ def test_hops_in_a_row_however_they_are_cut(
     pieces: int, block: int, dtype: torch.dtype, settled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "pieces_of", lambda *sizes: pieces)
-    monkeypatch.setattr(module, "tiling_of", lambda *sizes: Tiling(block, 4, 4))
+    monkeypatch.setattr(module, "TILING", Tiling(block, 4, 2, 4))
     layer = Layer(2, 1, 2, 32, 136, dtype)
     column = torch.tensor([0, 62], device=DEVICE)
     for _ in range(4):
@@ -246,7 +246,7 @@ def test_programs_that_race_give_the_same_bits_every_time(
 def test_hops_in_a_row_on_a_gpu(
     dtype: torch.dtype, block: int, num_warps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "tiling_of", lambda *sizes: Tiling(block, num_warps, 4))
+    monkeypatch.setattr(module, "TILING", Tiling(block, num_warps, 2, 4))
     layer = Layer(3, 8, 2, 128, 320, dtype)
     column = torch.tensor([0, 126, 255], device=DEVICE)
     for _ in range(8):

@@ -10,6 +10,7 @@ from reasoning.engine import layer_math
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+SETTLED = pytest.mark.parametrize("is_settled", [False, True], ids=["new-weight", "settled"])
 BIAS = pytest.mark.parametrize("has_bias", [False, True], ids=["no-bias", "bias"])
 
 
@@ -32,21 +33,30 @@ def check_equal(found: torch.Tensor, expected: torch.Tensor) -> None:
 
 
 @DTYPES
+@SETTLED
 @pytest.mark.parametrize(("rows", "width"), [(1, 96), (3, 1000), (5, 1024)])
-def test_norm(rows: int, width: int, dtype: torch.dtype) -> None:
+def test_norm(rows: int, width: int, is_settled: bool, dtype: torch.dtype) -> None:
     x, weight = random(rows, width, dtype=dtype, seed=1), random(width, dtype=dtype, seed=2)
-    check_equal(layer_ops.rms_norm(x, weight, 1e-6), layer_math.rms_norm(x, weight, 1e-6))
+    if is_settled and DEVICE == "cuda":
+        torch.cuda.synchronize()
+    found = layer_ops.rms_norm(x, weight, 1e-6, is_settled=is_settled)
+    check_equal(found, layer_math.rms_norm(x, weight, 1e-6))
 
 
 @BIAS
 @DTYPES
+@SETTLED
 @pytest.mark.parametrize(("rows", "width"), [(1, 96), (3, 1000)])
-def test_residual_and_norm(rows: int, width: int, dtype: torch.dtype, has_bias: bool) -> None:
+def test_residual_and_norm(
+    rows: int, width: int, is_settled: bool, dtype: torch.dtype, has_bias: bool
+) -> None:
     residual, weight = random(rows, width, dtype=dtype, seed=1), random(width, dtype=dtype, seed=2)
     # A linear may hand out part of a wider row.
     update = random(rows, width + 32, dtype=dtype, seed=3)[:, :width]
     bias = random(width, dtype=dtype, seed=4) if has_bias else None
-    found = layer_ops.add_norm(residual, update, bias, weight, 1e-5)
+    if is_settled and DEVICE == "cuda":
+        torch.cuda.synchronize()
+    found = layer_ops.add_norm(residual, update, bias, weight, 1e-5, is_settled=is_settled)
     expected = layer_math.add_norm(residual, update, bias, weight, 1e-5)
     assert torch.equal(found[0], expected[0])
     check_equal(found[1], expected[1])

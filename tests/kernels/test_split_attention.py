@@ -9,7 +9,7 @@ pytest.importorskip("triton")
 
 from kernels.triton_impl import split_attention as module
 from kernels.triton_impl.attention_kernel import attention_kernel
-from kernels.triton_impl.split_attention import LARGE, SMALL, Tiling, pieces_of, split_attention, tiling_of
+from kernels.triton_impl.split_attention import Tiling, block_of, pieces_of, split_attention
 from reasoning.engine.attention import hop_attention
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -71,7 +71,7 @@ def test_the_same_however_it_is_cut(
     dtype: torch.dtype, pieces: int, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "pieces_of", lambda *sizes: pieces)
-    monkeypatch.setattr(module, "tiling_of", lambda *sizes: Tiling(block, 4, 4))
+    monkeypatch.setattr(module, "TILING", Tiling(block, 4, 2, 4))
     q, keys, values = (torch.randn(3, 2, n, 32).to(DEVICE, dtype) for n in (3, 192, 192))
     column, arrivals = torch.tensor([0, 191, 70], device=DEVICE), counters(q)
     if pieces == 1:
@@ -102,7 +102,7 @@ def test_pieces_have_the_same_work_however_much_of_the_cache_is_filled(
 
     monkeypatch.setattr(module, "attention_kernel", Launch())
     monkeypatch.setattr(module, "pieces_of", lambda *sizes: pieces)
-    monkeypatch.setattr(module, "tiling_of", lambda *sizes: Tiling(block, 4, 4))
+    monkeypatch.setattr(module, "TILING", Tiling(block, 4, 2, 4))
     q = torch.zeros(1, 1, 1, 16, device=DEVICE)
     keys, values = torch.randn(2, 1, 1, 12 * block, 16, device=DEVICE).unbind(0)
     split_attention(q, keys, values, torch.tensor([last], device=DEVICE), counters(q))
@@ -123,20 +123,11 @@ def test_pieces_fill_the_gpu_and_can_be_joined() -> None:
     assert pieces_of(64 * 8, 10, 528) == pieces_of(128 * 8, 10, 528) == 1
 
 
-def test_key_heads_that_fill_the_gpu_once_are_not_cut() -> None:
-    found = {programs: tiling_of(programs, 132) for programs in (8, 192, 237, 238, 256, 264, 265, 512)}
-    assert {programs for programs, tiling in found.items() if tiling == LARGE} == {238, 256, 264}
-    assert {tiling for programs, tiling in found.items() if programs not in (238, 256, 264)} == {SMALL}
-    assert pieces_of(238, 100, LARGE.each * 132) == 1
-
-
-def test_blocks_on_their_way_fit_the_shared_memory() -> None:
-    assert [module._num_stages(2 * 32 * width * size) for width, size in ((64, 2), (128, 2), (256, 2))] == [
-        4,
-        4,
-        3,
-    ]
-    assert [module._num_stages(2 * 32 * width * 4) for width in (64, 128, 256, 512)] == [4, 3, 2, 2]
+def test_two_blocks_fit_the_shared_memory() -> None:
+    assert [block_of(64, width * 2) for width in (64, 128, 256, 512)] == [64, 64, 64, 32]
+    assert [block_of(64, width * 4) for width in (64, 128, 256, 512)] == [64, 64, 32, 16]
+    # No fewer columns than the matrix instruction adds up.
+    assert block_of(64, 2**16) == 16
 
 
 def test_the_cache_may_be_a_layer_of_a_larger_one_but_not_transposed() -> None:
